@@ -1,0 +1,1 @@
+"""Tests; the tree mirrors the source tree. What the tests share is imported as ``tests.…``."""
