@@ -1,0 +1,218 @@
+"""Where the device part ends, and where each of its sections does.
+
+Theory of operation
+-------------------
+A FULL section has no length on the wire. What describes it, the vmdesc, comes behind the last one:
+
+    FULL ... FULL 00 06 be32 len json[len]
+
+EOF is a bare 00 and TCP has no record marks, so the end is *proven*, not recognised: every ``00 06 len {`` is a
+candidate; one is accepted if its JSON ends exactly where the received bytes end and describes, device by device from
+the first byte of the tail, sections whose headers and footers are all where the sizes say, with the candidate's 00 right
+behind the last footer. Device payloads hold bytes that the guest chose, so nothing less would do.
+
+A source that was started with ``suppress-vmdesc=on`` sends no vmdesc; its tail never completes, and is not rewritten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import construct as c
+
+from formats.errors import FooterMismatch, FormatError, LimitExceeded, SchemaMismatch, TruncatedStream
+from formats.framing import FOOTER, FOOTER_BYTES, SECTION_HEADER, VMDESC_HEADER, VMDESC_HEADER_BYTES
+from formats.savevm import SectionType
+from formats.vmdesc import Device, VmDescription, parse_vmdesc
+
+# Typical device state is 0.2 to 5 MB; virtio-gpu or vhost-user-fs have been seen with tens. It is all held in memory,
+# for every migration at once.
+MAX_DEVICE_STATE_BYTES: Final = 64 << 20
+
+# A machine with 512 vCPUs has two sections for each and some hundred devices.
+MAX_SECTIONS: Final = 4096
+
+# Byte patterns that might begin a vmdesc. An honest stream has a handful; a guest can make as many as its devices have
+# room for, and each costs memory here.
+MAX_CANDIDATES: Final = 65536
+
+# How many candidates are looked at again to tell the user what is wrong.
+MAX_DIAGNOSED: Final = 16
+
+_MARK: Final = b"\x00\x06"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSection:
+    """One FULL section. All positions are indices into the tail; ``device`` is its vmdesc entry."""
+
+    device: Device
+    section_id: int
+    start: int
+    payload_start: int
+    payload_end: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """``idstr/instance_id``."""
+        return f"{self.device.name}/{self.device.instance_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTail:
+    """A tail that is proven: its sections, its description, and the index of its EOF byte."""
+
+    sections: tuple[DeviceSection, ...]
+    vmdesc: VmDescription
+    eof: int
+
+
+class TailCollector:
+    """Collects the device part until the vmdesc proves it complete.
+
+    ``offset`` is the stream offset of its first byte. ``add`` raises :class:`LimitExceeded` when the tail outgrows its
+    limits; a wrong candidate is no error, because more bytes may bring the right one: ``failure`` keeps the reason of
+    the best one for the case that none comes.
+    """
+
+    def __init__(
+        self,
+        offset: int,
+        page_size: int,
+        max_bytes: int = MAX_DEVICE_STATE_BYTES,
+        max_sections: int = MAX_SECTIONS,
+    ) -> None:
+        self.data = bytearray()
+        self.offset = offset
+        self.failure: FormatError | None = None
+        self._page_size = page_size
+        self._max_bytes = max_bytes
+        self._max_sections = max_sections
+        self._scanned = 0
+        self._candidates: dict[int, list[int]] = {}  # end of the JSON -> indices of its 00
+        self._count = 0
+
+    def add(self, chunk: bytes | memoryview) -> CompleteTail | None:
+        """Take the next bytes. Returns the tail once it is complete."""
+        if len(self.data) + len(chunk) > self._max_bytes:
+            raise LimitExceeded(
+                f"device state of at most {self._max_bytes} bytes expected (limit device_state_bytes), "
+                f"found at least {len(self.data) + len(chunk)}",
+                self.offset,
+            )
+        self.data += chunk
+        self._find_candidates()
+        for eof in self._candidates.pop(len(self.data), ()):
+            try:
+                return self._prove(eof)
+            except LimitExceeded:
+                raise
+            except FormatError as error:
+                self.failure = error
+        return None
+
+    def diagnose(self) -> FormatError:
+        """Why the tail is not complete, if nothing more comes."""
+        held = f"the stream ends after {len(self.data)} bytes of device state"
+        for end in sorted((end for end in self._candidates if end < len(self.data)), reverse=True)[:MAX_DIAGNOSED]:
+            for eof in self._candidates[end]:
+                try:
+                    self._prove(eof)
+                except FormatError as error:
+                    self.failure = self.failure or error
+                else:
+                    surplus = len(self.data) - end
+                    return SchemaMismatch(f"end of the stream expected, found {surplus} bytes more", self.offset + end)
+        if self.failure is not None:
+            return SchemaMismatch(f"{held} without a vmdesc that fits them: {self.failure}", self.offset)
+        return TruncatedStream(
+            f"{held} without a vmdesc (cut off, or the source runs with suppress-vmdesc=on)", self.offset
+        )
+
+    def _find_candidates(self) -> None:
+        data = self.data
+        at = data.find(_MARK, self._scanned)
+        while at >= 0 and at + VMDESC_HEADER_BYTES < len(data):
+            if data[at + VMDESC_HEADER_BYTES] == 0x7B:  # "{"
+                end = at + VMDESC_HEADER_BYTES + int.from_bytes(data[at + 2 : at + 6], "big")
+                if end <= self._max_bytes:
+                    self._count += 1
+                    if self._count > MAX_CANDIDATES:
+                        raise LimitExceeded(
+                            f"device state: more than {MAX_CANDIDATES} byte patterns that look like a vmdesc",
+                            self.offset,
+                        )
+                    self._candidates.setdefault(end, []).append(at)
+            at = data.find(_MARK, at + 1)
+        # A mark whose header is not here yet is looked at again, together with one that is cut in two.
+        self._scanned = at if at >= 0 else max(len(data) - 1, 0)
+
+    def _prove(self, eof: int) -> CompleteTail:
+        data = memoryview(self.data)
+        length = VMDESC_HEADER.parse(data[eof : eof + VMDESC_HEADER_BYTES]).length
+        start = eof + VMDESC_HEADER_BYTES
+        vmdesc = parse_vmdesc(data[start : start + length])
+        if vmdesc.page_size != self._page_size:
+            raise SchemaMismatch(
+                f"vmdesc: page size {self._page_size} expected, found {vmdesc.page_size}", self.offset + eof
+            )
+        sections = cut_sections(data[:eof], vmdesc, self.offset, self._max_sections)
+        return CompleteTail(sections, vmdesc, eof)
+
+
+def cut_sections(
+    tail: memoryview | bytes, vmdesc: VmDescription, offset: int, max_sections: int = MAX_SECTIONS
+) -> tuple[DeviceSection, ...]:
+    """Cut the bytes before EOF into sections, as the vmdesc says. Every header and footer must agree with it.
+
+    ``offset`` is the stream offset of ``tail[0]``. Raises :class:`SchemaMismatch` or :class:`FooterMismatch`.
+    """
+    if len(vmdesc.devices) > max_sections:
+        raise LimitExceeded(
+            f"at most {max_sections} device sections expected (limit sections), found {len(vmdesc.devices)}",
+            offset,
+        )
+    sections = []
+    position = 0
+    for device in vmdesc.devices:
+        section = _cut(tail, device, position, offset)
+        sections.append(section)
+        position = section.end
+    if position != len(tail):
+        raise SchemaMismatch(
+            f"device sections end at {offset + position:#x} by the vmdesc, {len(tail) - position} bytes before EOF",
+            offset + position,
+        )
+    return tuple(sections)
+
+
+def _cut(tail: memoryview | bytes, device: Device, start: int, offset: int) -> DeviceSection:
+    where = f"{device.name}/{device.instance_id}"
+    try:
+        header = SECTION_HEADER.parse(tail[start : start + 1 + 4 + 1 + len(device.name) + 4 + 4])
+    except (c.ConstructError, UnicodeDecodeError) as error:
+        raise SchemaMismatch(f"{where}: section header expected, found: {error}", offset + start) from error
+    found = (header.type, header.idstr, header.instance_id)
+    if found != (SectionType.FULL, device.name, device.instance_id):
+        raise SchemaMismatch(
+            f"{where}: FULL section expected, found type {header.type:#x} {header.idstr!r}/{header.instance_id}",
+            offset + start,
+        )
+    if device.version is not None and header.version_id != device.version:
+        raise SchemaMismatch(
+            f"{where}: version {device.version} by the vmdesc, {header.version_id} in the header",
+            offset + start,
+        )
+    payload_start = start + 1 + 4 + 1 + len(device.name) + 4 + 4
+    payload_end = payload_start + device.payload_size
+    end = payload_end + FOOTER_BYTES
+    footer = bytes(tail[payload_end:end])
+    expected = FOOTER.build({"type": SectionType.FOOTER, "section_id": header.section_id})
+    if footer != expected:
+        raise FooterMismatch(
+            f"{where}: footer {expected.hex(' ')} expected, found {footer.hex(' ') or 'the end'}",
+            offset + payload_end,
+        )
+    return DeviceSection(device, header.section_id, start, payload_start, payload_end, end)

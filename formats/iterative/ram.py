@@ -1,0 +1,127 @@
+"""Walking the payload of a ``ram`` section, version 4, without looking at a page.
+
+A record is ``be64 offset|flags`` and what the flags ask for; the page size bounds the flags, so RAM is fully
+self-delimiting. Mirrors ``migration/ram.c: ram_load_precopy`` (QEMU 7.2 to 10.2).
+
+    MEM_SIZE        blocks until their used_length adds up to the offset: u8 n name[n] be64 used_length
+    ZERO            [u8 n name[n]] u8
+    PAGE            [u8 n name[n]] page
+    XBZRLE          [u8 n name[n]] u8 be16 n data[n]
+    COMPRESS_PAGE   [u8 n name[n]] be32 n data[n]          (removed in QEMU 9.1)
+    EOS             end of this section's payload
+
+The block's name is there unless CONTINUE is set. Nearly every record of a busy migration is PAGE|CONTINUE, and the next
+header is then exactly 8 + page size bytes on: one ``unpack_from`` and one compare per page, about 0.2 us.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from formats.cursor import Cursor, Steps
+from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream
+from formats.savevm import RamFlag
+
+IDSTR: Final = "ram"
+VERSION: Final = 4
+
+# A machine has a handful of RAM blocks plus one per hot-plugged DIMM and per device with memory of its own.
+MAX_BLOCKS: Final = 4096
+
+# be32 lengths inside a record; a compressed page is never larger than deflate's bound for the largest page (64 KiB).
+MAX_ENCODED_PAGE: Final = 1 << 17
+
+_BE64: Final = struct.Struct(">Q")
+_PAGE_CONTINUE: Final = int(RamFlag.PAGE | RamFlag.CONTINUE)
+_NAMED: Final = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
+
+
+def walk(cursor: Cursor, page_size: int) -> Steps:
+    """Take one section's payload up to and including its EOS record.
+
+    ``page_size`` in bytes. Raises :class:`SchemaMismatch` on a record that QEMU would not write,
+    :class:`UnsupportedStream` on one that belongs to a mode proxyd does not carry.
+    """
+    mask = page_size - 1
+    stride = 8 + page_size
+    unpack = _BE64.unpack_from
+    while True:
+        # The fast path: whole PAGE|CONTINUE records inside this chunk.
+        view, position = cursor.view, cursor.position
+        last = len(view) - stride
+        while position <= last and unpack(view, position)[0] & mask == _PAGE_CONTINUE:
+            position += stride
+        cursor.position = position
+
+        at = cursor.offset
+        record = yield from cursor.be64()
+        flags = RamFlag(record & mask & 0x3FF)
+        if record & mask & ~0x3FF:
+            raise SchemaMismatch(f"RAM record: unknown flags {record & mask:#x}", at)
+        if flags & RamFlag.EOS:
+            _only(flags, RamFlag.EOS, at)
+            return
+        if flags & RamFlag.MEM_SIZE:
+            _only(flags, RamFlag.MEM_SIZE, at)
+            yield from _block_list(cursor, record & ~mask, at)
+        elif flags & _NAMED:
+            yield from _page(cursor, flags, page_size, at)
+        elif flags == RamFlag.MULTIFD_FLUSH:
+            raise UnsupportedStream(
+                "multifd migration is not supported by this version (migrate_set_capability multifd off)", at
+            )
+        else:
+            raise SchemaMismatch(f"RAM record: flags {int(flags):#x} are none that precopy over a socket has", at)
+
+
+def _page(cursor: Cursor, flags: RamFlag, page_size: int, at: int) -> Steps:
+    kind = flags & ~RamFlag.CONTINUE
+    if not flags & RamFlag.CONTINUE:
+        name = yield from cursor.counted_string()
+        if not name:
+            raise SchemaMismatch("RAM record: empty block name", at)
+    if kind == RamFlag.PAGE:
+        yield from cursor.skip(page_size)
+    elif kind == RamFlag.ZERO:
+        yield from cursor.skip(1)
+    elif kind == RamFlag.XBZRLE:
+        encoding, high, low = yield from cursor.read(3)
+        if encoding != 1:
+            raise SchemaMismatch(f"RAM record: XBZRLE encoding 1 expected, found {encoding}", at)
+        yield from cursor.skip(high << 8 | low)
+    elif kind == RamFlag.COMPRESS_PAGE:
+        length = yield from cursor.be32()
+        if length > MAX_ENCODED_PAGE:
+            raise SchemaMismatch(
+                f"RAM record: compressed page of at most {MAX_ENCODED_PAGE} bytes expected, found {length}",
+                at,
+            )
+        yield from cursor.skip(length)
+    else:
+        raise SchemaMismatch(f"RAM record: contradicting flags {int(flags):#x}", at)
+
+
+def _block_list(cursor: Cursor, total: int, at: int) -> Steps:
+    """MEM_SIZE: names and used lengths. The hidden fields of other modes are refused where those modes are announced."""
+    blocks = 0
+    while total > 0:
+        blocks += 1
+        if blocks > MAX_BLOCKS:
+            raise LimitExceeded(f"RAM block list: more than {MAX_BLOCKS} blocks", at)
+        name = yield from cursor.counted_string()
+        used_length = yield from cursor.be64()
+        if not name:
+            raise SchemaMismatch("RAM block list: empty block name", at)
+        if used_length > total:
+            raise SchemaMismatch(
+                f"RAM block list: at most {total:#x} bytes left of the total, "
+                f"block {name.decode('ascii', 'replace')!r} has {used_length:#x}",
+                at,
+            )
+        total -= used_length
+
+
+def _only(flags: RamFlag, expected: RamFlag, at: int) -> None:
+    if flags != expected:
+        raise SchemaMismatch(f"RAM record: flag {int(expected):#x} expected alone, found {int(flags):#x}", at)

@@ -1,0 +1,370 @@
+"""The grammar of a precopy main channel, sans I/O.
+
+:meth:`StreamParser.feed` takes any chunk and returns what it completes. The grammar is one generator, shaped like
+``migration/savevm.c: qemu_loadvm_state`` and ``qemu_loadvm_state_main`` (QEMU 7.2 to 11.1), that suspends wherever a
+chunk ends.
+
+What it is not: it does not decide anything, and it does not look into device state. Modes that need more than the
+main channel of a precopy migration (multifd, postcopy, mapped-ram, COLO ...) are recognised and raise
+:class:`~formats.errors.UnsupportedStream` with their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from formats import events
+from formats.cursor import Cursor, Steps
+from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS, TailCollector
+from formats.errors import (
+    FooterMismatch,
+    FormatError,
+    LimitExceeded,
+    SchemaMismatch,
+    TruncatedStream,
+    UnknownSection,
+    UnsupportedStream,
+)
+from formats.framing import (
+    COMMAND_HEADER,
+    COMMAND_HEADER_BYTES,
+    FILE_HEADER,
+    FILE_HEADER_BYTES,
+    FOOTER,
+    FOOTER_BYTES,
+)
+from formats.iterative import WALKERS, Walker
+from formats.savevm import (
+    QEMU_VM_FILE_MAGIC,
+    QEMU_VM_FILE_VERSION,
+    QEMU_VM_FILE_VERSION_COMPAT,
+    MigCommand,
+    SectionType,
+)
+
+# Machine types are short words ("virt-10.0"); QEMU itself allows any be32.
+MAX_MACHINE_NAME: Final = 255
+
+# configuration/capabilities lists those that must match at both ends; QEMU has about 25 capabilities in all.
+MAX_CAPABILITIES: Final = 64
+
+# What QEMU assumes where the configuration does not say (x86, s390x: fixed 4 KiB pages).
+DEFAULT_PAGE_BITS: Final = 12
+PAGE_BITS_RANGE: Final = range(10, 17)
+
+_PRECOPY_COMMANDS: Final = {
+    MigCommand.OPEN_RETURN_PATH: 0,
+    MigCommand.PING: 4,
+    MigCommand.SWITCHOVER_START: 0,
+}
+
+_UNSUPPORTED_COMMANDS: Final = {
+    MigCommand.POSTCOPY_ADVISE: "postcopy (or dirty-bitmaps) is not supported by this version "
+    "(migrate_set_capability postcopy-ram off, dirty-bitmaps off)",
+    MigCommand.ENABLE_COLO: "COLO is not supported (migrate_set_capability x-colo off)",
+}
+_UNSUPPORTED_CAPABILITIES: Final = {
+    "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
+    "mapped-ram": "mapped-ram files are not supported by this version",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """What a stream may ask of the parser: bytes of device state that are collected, device sections."""
+
+    device_state_bytes: int = MAX_DEVICE_STATE_BYTES
+    sections: int = MAX_SECTIONS
+
+
+@dataclass(slots=True)
+class _Open:
+    """An iterable section between its START and its END."""
+
+    idstr: str
+    instance_id: int
+    version_id: int
+    walk: Walker
+
+
+class StreamParser:
+    """One stream, from its first byte.
+
+    ``feed`` raises :class:`~formats.errors.FormatError` and nothing else; after an error the parser is dead.
+    Events come one by one: a caller may stop in the middle of a chunk and take the unread ``rest()`` elsewhere.
+    """
+
+    def __init__(self, limits: ParserLimits | None = None) -> None:
+        self.limits = limits or ParserLimits()
+        self.page_size = 1 << DEFAULT_PAGE_BITS
+        self.machine: str | None = None
+        self._cursor = Cursor()
+        self._events: list[events.Event] = []
+        self._pieces: list[tuple[int, memoryview]] = []
+        self._open: dict[int, _Open] = {}
+        self._bulk_idstr = ""
+        self._iterables_seen = 0
+        self._tail: TailCollector | None = None
+        self._complete = False
+        self.doing = "the file header"
+        self._grammar = self._stream()
+        self._error: FormatError | None = None
+
+    @property
+    def offset(self) -> int:
+        """Stream offset of the next byte."""
+        return self._cursor.offset
+
+    @property
+    def complete(self) -> bool:
+        """Whether the end of the stream, the vmdesc's last byte, was seen."""
+        return self._complete
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of device state that are collected and not yet part of an event."""
+        return 0 if self._tail is None or self._complete else len(self._tail.data)
+
+    @property
+    def waiting_for(self) -> str:
+        """What the parser is in the middle of, for messages."""
+        return self.doing if self._tail is None else str(self._tail.diagnose())
+
+    @property
+    def in_device_tail(self) -> bool:
+        """Whether the device part has begun."""
+        return self._tail is not None
+
+    def feed(self, chunk: bytes | memoryview) -> Iterator[events.Event]:
+        """Parse ``chunk``; yields the events that it completes."""
+        if self._error is not None:
+            raise self._error
+        self._cursor.load(chunk)
+        try:
+            while self._cursor.available:
+                try:
+                    next(self._grammar)
+                except StopIteration:
+                    raise AssertionError("the grammar ended") from None
+                yield from self._drain()
+        except FormatError as error:
+            self._error = error
+            raise
+
+    def rest(self) -> memoryview:
+        """What the caller has not let the parser read of the last chunk."""
+        return self._cursor.view[self._cursor.position :]
+
+    def finish(self) -> None:
+        """The input ended. Raises :class:`~formats.errors.FormatError` unless the stream is complete."""
+        if self._error is not None:
+            raise self._error
+        if self._complete:
+            return
+        if self._tail is not None:
+            raise self._tail.diagnose()
+        raise TruncatedStream(f"the stream ends inside {self.doing}", self.offset)
+
+    def _drain(self) -> Iterator[events.Event]:
+        for offset, piece in self._pieces:
+            self._events.append(events.BulkData(offset, piece, self._bulk_idstr))
+        self._pieces.clear()
+        done, self._events = self._events, []
+        yield from done
+
+    # The grammar. A bare yield means: the chunk is used up, or an event should go out before reading on.
+
+    def _emit(self, event: events.Event) -> Steps:
+        self._events.append(event)
+        yield
+
+    def _stream(self) -> Steps:
+        yield from self._file_header()
+        self.doing = "the configuration"
+        if (yield from self._cursor.peek_u8()) == SectionType.CONFIGURATION:
+            yield from self._configuration()
+        else:
+            raise UnsupportedStream(
+                "configuration section expected, found none: the source's machine and page size are not known "
+                "(-global migration.send-configuration=off, or a machine type before 2.4)",
+                self.offset,
+            )
+        while self._tail is None:
+            self.doing = "a section header"
+            kind = yield from self._cursor.peek_u8()
+            if kind == SectionType.COMMAND:
+                yield from self._command()
+            elif kind == SectionType.START:
+                yield from self._start()
+            elif kind in (SectionType.PART, SectionType.END):
+                yield from self._part()
+            elif kind == SectionType.FULL:
+                yield from self._full()
+            elif kind == SectionType.EOF:
+                raise SchemaMismatch("device sections expected before the end of the stream, found EOF", self.offset)
+            else:
+                raise SchemaMismatch(f"section type expected, found {kind:#04x}", self.offset)
+        yield from self._device_tail(self._tail)
+        yield from self._cursor.more()
+        raise SchemaMismatch("end of the stream expected behind the vmdesc, found more bytes", self.offset)
+
+    def _file_header(self) -> Steps:
+        at = self._cursor.begin()
+        yield from self._cursor.read(FILE_HEADER_BYTES)
+        raw = self._cursor.end()
+        header = FILE_HEADER.parse(raw)
+        if header.magic != QEMU_VM_FILE_MAGIC:
+            raise SchemaMismatch(f"not a migration stream: {QEMU_VM_FILE_MAGIC!r} expected, found {header.magic!r}", at)
+        if header.version == QEMU_VM_FILE_VERSION_COMPAT:
+            raise SchemaMismatch("stream version 3 expected, found 2 (QEMU calls it obsolete)", at)
+        if header.version != QEMU_VM_FILE_VERSION:
+            raise SchemaMismatch(f"stream version {QEMU_VM_FILE_VERSION} expected, found {header.version}", at)
+        yield from self._emit(events.StreamHeader(at, raw, header.version))
+
+    def _configuration(self) -> Steps:
+        cursor = self._cursor
+        at = cursor.begin()
+        yield from cursor.u8()
+        length = yield from cursor.be32()
+        if length > MAX_MACHINE_NAME:
+            raise LimitExceeded(f"machine name of at most {MAX_MACHINE_NAME} bytes expected, found {length}", at)
+        machine = (yield from cursor.read(length)).decode("ascii", "replace")
+        page_bits: int | None = None
+        uuid: bytes | None = None
+        capabilities: tuple[str, ...] = ()
+        # The end is not marked: the configuration ends where no subsection begins.
+        while (yield from cursor.peek_u8()) == SectionType.SUBSECTION:
+            yield from cursor.u8()
+            name = yield from cursor.counted_string()
+            yield from cursor.be32()
+            if name == b"configuration/target-page-bits":
+                page_bits = yield from cursor.be32()
+                if page_bits not in PAGE_BITS_RANGE:
+                    raise SchemaMismatch(f"target page bits of 10 to 16 expected, found {page_bits}", at)
+            elif name == b"configuration/capabilities":
+                capabilities = yield from self._capabilities(at)
+            elif name == b"configuration/uuid":
+                uuid = yield from cursor.read(16)
+            else:
+                raise SchemaMismatch(f"configuration: unknown subsection {name.decode('ascii', 'replace')!r}", at)
+        self.machine = machine
+        self.page_size = 1 << (DEFAULT_PAGE_BITS if page_bits is None else page_bits)
+        yield from self._emit(events.Configuration(at, cursor.end(), machine, page_bits, capabilities, uuid))
+
+    def _capabilities(self, at: int) -> Generator[None, None, tuple[str, ...]]:
+        count = yield from self._cursor.be32()
+        if count > MAX_CAPABILITIES:
+            raise LimitExceeded(f"at most {MAX_CAPABILITIES} capabilities expected, found {count}", at)
+        names = []
+        for _ in range(count):
+            name = (yield from self._cursor.counted_string()).decode("ascii", "replace")
+            if name in _UNSUPPORTED_CAPABILITIES:
+                raise UnsupportedStream(_UNSUPPORTED_CAPABILITIES[name], at)
+            names.append(name)
+        return tuple(names)
+
+    def _command(self) -> Steps:
+        self.doing = "a command"
+        at = self._cursor.begin()
+        header = COMMAND_HEADER.parse((yield from self._cursor.read(COMMAND_HEADER_BYTES)))
+        try:
+            command = MigCommand(header.command)
+        except ValueError:
+            raise SchemaMismatch(f"command: number 1 to 11 expected, found {header.command}", at) from None
+        if command in _UNSUPPORTED_COMMANDS:
+            raise UnsupportedStream(_UNSUPPORTED_COMMANDS[command], at)
+        if command not in _PRECOPY_COMMANDS:
+            raise UnsupportedStream(f"command {command.name} belongs to postcopy, not supported by this version", at)
+        if header.length != _PRECOPY_COMMANDS[command]:
+            raise SchemaMismatch(
+                f"command {command.name}: length {_PRECOPY_COMMANDS[command]} expected, found {header.length}",
+                at,
+            )
+        data = yield from self._cursor.read(header.length)
+        yield from self._emit(events.Command(at, self._cursor.end(), command, data))
+
+    def _start(self) -> Steps:
+        cursor = self._cursor
+        at = cursor.begin()
+        yield from cursor.u8()
+        section_id = yield from cursor.be32()
+        idstr = (yield from cursor.counted_string()).decode("ascii", "replace")
+        instance_id = yield from cursor.be32()
+        version_id = yield from cursor.be32()
+        walk = WALKERS.get((idstr, version_id))
+        if walk is None:
+            known = ", ".join(f"{name} version {version}" for name, version in sorted(WALKERS))
+            raise UnknownSection(
+                f"iterable section {idstr!r}/{instance_id} version {version_id}: its end cannot be found "
+                f"(known: {known})",
+                at,
+            )
+        if section_id in self._open:
+            raise SchemaMismatch(f"section {idstr!r}: id {section_id} is already open", at)
+        if self._iterables_seen >= self.limits.sections:
+            raise LimitExceeded(f"at most {self.limits.sections} iterable sections expected (limit sections)", at)
+        self._iterables_seen += 1
+        self._open[section_id] = section = _Open(idstr, instance_id, version_id, walk)
+        yield from self._body(at, SectionType.START, section_id, section)
+
+    def _part(self) -> Steps:
+        cursor = self._cursor
+        at = cursor.begin()
+        kind = SectionType((yield from cursor.u8()))
+        section_id = yield from cursor.be32()
+        section = self._open.get(section_id)
+        if section is None:
+            raise SchemaMismatch(f"section {kind.name}: id of an open section expected, found {section_id}", at)
+        if kind is SectionType.END:
+            del self._open[section_id]
+        yield from self._body(at, kind, section_id, section)
+
+    def _body(self, at: int, kind: SectionType, section_id: int, section: _Open) -> Steps:
+        cursor = self._cursor
+        yield from self._emit(
+            events.SectionHeader(
+                at, cursor.end(), kind, section_id, section.idstr, section.instance_id, section.version_id
+            )
+        )
+        self.doing = f"section {section.idstr!r}"
+        self._bulk_idstr = section.idstr
+        cursor.begin_bulk(self._pieces)
+        yield from section.walk(cursor, self.page_size)
+        cursor.end_bulk()
+        yield  # the bulk goes out before the footer that follows it
+        at = cursor.begin()
+        raw = yield from cursor.read(FOOTER_BYTES)
+        footer = FOOTER.parse(raw)
+        if (footer.type, footer.section_id) != (SectionType.FOOTER, section_id):
+            raise FooterMismatch(
+                f"section {section.idstr!r}: footer 7e with id {section_id} expected, found {raw.hex(' ')}",
+                at,
+            )
+        yield from self._emit(events.SectionFooter(at, cursor.end(), section_id))
+
+    def _full(self) -> Steps:
+        """The first device section: everything from here on is the device part, if all of RAM is through."""
+        if self._open or not self._iterables_seen:
+            at = self._cursor.begin()
+            yield from self._cursor.read(1 + 4)
+            idstr = (yield from self._cursor.counted_string()).decode("ascii", "replace")
+            raise UnsupportedStream(
+                f"device section {idstr!r} before the end of RAM (an early section, as virtio-mem has, or a "
+                "background snapshot) is not supported by this version",
+                at,
+            )
+        self.doing = "the device sections"
+        self._tail = TailCollector(
+            self._cursor.offset, self.page_size, self.limits.device_state_bytes, self.limits.sections
+        )
+
+    def _device_tail(self, tail: TailCollector) -> Steps:
+        self._cursor.begin()
+        while (complete := tail.add(self._cursor.take_rest())) is None:
+            yield from self._cursor.more()
+        self._complete = True
+        yield from self._emit(
+            events.DeviceTail(tail.offset, memoryview(tail.data), complete.sections, complete.vmdesc, complete.eof)
+        )
