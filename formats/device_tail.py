@@ -8,8 +8,8 @@ A FULL section has no length on the wire. What describes it, the vmdesc, comes b
 
 EOF is a bare 00 and TCP has no record marks, so the end is *proven*, not recognised: every ``00 06 len {`` is a
 candidate; one is accepted if its JSON ends exactly where the received bytes end and describes, device by device from
-the first byte of the tail, sections whose headers and footers are all where the sizes say, with the candidate's 00 right
-behind the last footer. Device payloads hold bytes that the guest chose, so nothing less would do.
+the first byte of the tail, sections whose headers and footers are all where the sizes say, with the candidate's 00
+right behind the last footer. Device payloads hold bytes that the guest chose, so nothing less would do.
 
 A source that was started with ``suppress-vmdesc=on`` sends no vmdesc; its tail never completes, and is not rewritten.
 """

@@ -1,0 +1,48 @@
+"""What a route asks of the rewriter, and what a stream may ask of us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
+from formats.schemas.arm_cpu import MAX_CPREGS
+
+if TYPE_CHECKING:
+    from proxyd.rewrite.knowledge import Knowledge
+    from proxyd.rewrite.plan import Destination
+
+
+class ReturnPathPolicy(StrEnum):
+    """Whether a stream without a return path may be rewritten.
+
+    Without one the source calls a migration complete as soon as its bytes are in a socket buffer: if the destination
+    then fails to load, the guest runs nowhere. Refusing is the default; a file has no return path and needs none.
+    """
+
+    REQUIRE = "require"
+    OPTIONAL = "optional"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """Bounds on one stream.
+
+    ``device_state_bytes`` are held in memory until the vmdesc is there; ``sections`` bounds iterable and device sections
+    each; ``cpregs`` the length of one vCPU's register list.
+    """
+
+    device_state_bytes: int = MAX_DEVICE_STATE_BYTES
+    sections: int = MAX_SECTIONS
+    cpregs: int = MAX_CPREGS
+
+
+@dataclass(frozen=True, slots=True)
+class RewritePolicy:
+    """Where streams go and what may be changed on the way. Without a ``destination`` nothing is rewritten."""
+
+    destination: Destination | None
+    knowledge: Knowledge
+    allow: frozenset[int] = field(default=frozenset())
+    return_path: ReturnPathPolicy = ReturnPathPolicy.REQUIRE

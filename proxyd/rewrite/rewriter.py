@@ -1,0 +1,175 @@
+"""One stream on its way: forward, hold, release, or refuse. No I/O, no clock.
+
+The life of a stream (``docs/architecture.md`` has the picture):
+
+    PROLOGUE   header, configuration, OPEN_RETURN_PATH. Held until the stream is acceptable: the destination is not even
+               dialled for one that is not.
+    MEMORY     everything passes as it comes.
+    HOLDING    from the first device section to the end of the vmdesc nothing leaves.
+    RELEASED   the rewritten tail was handed out in one piece: past this point there is no way back.
+    OPAQUE     another architecture: everything passes untouched.
+
+Raising before RELEASED is always safe for the guest: the destination has no device state, so the source resumes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from formats import events
+from formats.errors import FormatError
+from formats.parser import ParserLimits, StreamParser
+from formats.savevm import MigCommand, SectionType
+from proxyd.rewrite.plan import Outcome, Refusal
+from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy, StreamLimits
+from proxyd.rewrite.report import RewriteReport
+from proxyd.rewrite.tail import rewrite_tail
+
+if TYPE_CHECKING:
+    from formats.events import Buffer
+
+_KINDS: Final = {SectionType.START: "start", SectionType.PART: "part", SectionType.END: "end"}
+
+NO_RETURN_PATH: Final = (
+    "the stream has no return path: the source would call a failed migration complete and its guest would be lost; "
+    "turn it on at the source and the destination (migrate_set_capability return-path on), "
+    'or set return_path = "optional" on the route'
+)
+
+
+class Phase(StrEnum):
+    """Where a stream is."""
+
+    PROLOGUE = "prologue"
+    MEMORY = "memory"
+    HOLDING = "holding"
+    RELEASED = "released"
+    OPAQUE = "opaque"
+
+
+class RewriteRefused(Exception):
+    """A legal stream that the rules forbid to go on. ``refusals`` has one entry per register, or is empty."""
+
+    def __init__(self, message: str, refusals: tuple[Refusal, ...] = (), report: RewriteReport | None = None) -> None:
+        super().__init__(message)
+        self.refusals = refusals
+        self.report = report
+
+
+class StreamRewriter:
+    """Rewrites one stream according to ``policy``.
+
+    ``feed`` and ``finish`` return what may go to the destination, in order. They raise
+    :class:`~formats.errors.FormatError`, :class:`RewriteRefused` or :class:`~proxyd.rewrite.tail.SelfCheckFailed`;
+    what is held at that moment is never handed out.
+    """
+
+    def __init__(self, policy: RewritePolicy, limits: StreamLimits | None = None) -> None:
+        self.policy = policy
+        self.limits = limits or StreamLimits()
+        self.phase = Phase.PROLOGUE
+        self.bytes_in = 0
+        self.machine: str | None = None
+        self.return_path = False
+        self.passthrough_reason: str | None = None
+        self.report: RewriteReport | None = None
+        self.sections: Counter[str] = Counter()
+        self._prologue: list[Buffer] = []
+        self._parser = StreamParser(ParserLimits(self.limits.device_state_bytes, self.limits.sections))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were taken in and not handed out."""
+        return sum(len(piece) for piece in self._prologue) + self._parser.held_bytes
+
+    @property
+    def waiting_for(self) -> str:
+        """What would have to come next, for the message of a time-out."""
+        return self._parser.waiting_for
+
+    def feed(self, chunk: bytes | memoryview) -> list[Buffer]:
+        """Take ``chunk``; returns the buffers to send."""
+        self.bytes_in += len(chunk)
+        if self.phase is Phase.OPAQUE:
+            return [chunk]
+        out: list[Buffer] = []
+        for event in self._parser.feed(chunk):
+            self._take(event, out)
+            if self.phase is Phase.OPAQUE:
+                out.append(self._parser.rest())
+                return [buffer for buffer in out if len(buffer)]
+        if self._parser.in_device_tail and self.phase is Phase.MEMORY:
+            self.phase = Phase.HOLDING
+        return out
+
+    def finish(self) -> list[Buffer]:
+        """The source closed its side. Raises :class:`~formats.errors.FormatError` if the stream is not whole."""
+        if self.phase is not Phase.OPAQUE:
+            self._parser.finish()
+        return []
+
+    def _take(self, event: events.Event, out: list[Buffer]) -> None:
+        match event:
+            case events.DeviceTail():
+                self._release(event, out)
+            case events.Configuration():
+                self.machine = event.machine
+                self._prologue.append(event.raw)
+                if event.page_bits is None:
+                    self.passthrough_reason = (
+                        f"machine {event.machine!r} is not arm (its page size is fixed): nothing is rewritten"
+                    )
+                    self._open(Phase.OPAQUE, out)
+            case events.Command(command=MigCommand.OPEN_RETURN_PATH):
+                self.return_path = True
+                self._prologue.append(event.raw)
+                self._open(Phase.MEMORY, out)
+            case events.SectionHeader():
+                self._forward(event, out)
+                self.sections[_KINDS[event.type]] += 1
+            case events.BulkData() | events.SectionFooter():
+                out.append(event.raw)
+            case _:
+                self._hold_or_forward(event, out)
+
+    def _hold_or_forward(self, event: events.Event, out: list[Buffer]) -> None:
+        (self._prologue if self.phase is Phase.PROLOGUE else out).append(event.raw)
+
+    def _forward(self, event: events.SectionHeader, out: list[Buffer]) -> None:
+        """The first section: the last moment at which a stream without a return path can be turned away unharmed."""
+        if self.phase is Phase.PROLOGUE:
+            if self.policy.return_path is ReturnPathPolicy.REQUIRE:
+                raise RewriteRefused(NO_RETURN_PATH)
+            self._open(Phase.MEMORY, out)
+        out.append(event.raw)
+
+    def _open(self, phase: Phase, out: list[Buffer]) -> None:
+        out += self._prologue
+        self._prologue.clear()
+        self.phase = phase
+
+    def _release(self, tail: events.DeviceTail, out: list[Buffer]) -> None:
+        self.phase = Phase.HOLDING
+        self.sections["full"] += len(tail.sections)
+        result = rewrite_tail(tail, self.policy, self.limits)
+        if result.plan is None:
+            self.passthrough_reason = (
+                "the route names no destination host or profile"
+                if self.policy.destination is None
+                else "the device state has no arm vCPU with a register list"
+            )
+        else:
+            report = RewriteReport(machine=self.machine, plan=result.plan)
+            if result.plan.outcome is Outcome.REFUSED:
+                first, *others = result.plan.refusals
+                more = f" (and {len(others)} more)" if others else ""
+                raise RewriteRefused(f"{first}{more}", result.plan.refusals, report)
+            self.report = report
+        # The point of no return: from here on the guest may come to life on the destination.
+        self.phase = Phase.RELEASED
+        out += (result.devices, result.vmdesc)
+
+
+__all__ = ["FormatError", "Phase", "RewriteRefused", "StreamRewriter"]
