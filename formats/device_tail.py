@@ -86,7 +86,7 @@ class TailCollector:
     ) -> None:
         self.data = bytearray()
         self.offset = offset
-        self.failure: FormatError | None = None
+        self.failure: str | None = None
         self._page_size = page_size
         self._max_bytes = max_bytes
         self._max_sections = max_sections
@@ -110,7 +110,8 @@ class TailCollector:
             except LimitExceeded:
                 raise
             except FormatError as error:
-                self.failure = error
+                # Only the text: the exception's frames would keep views of ``data``, which then could not grow.
+                self.failure = str(error)
         return None
 
     def diagnose(self) -> FormatError:
@@ -121,7 +122,7 @@ class TailCollector:
                 try:
                     self._prove(eof)
                 except FormatError as error:
-                    self.failure = self.failure or error
+                    self.failure = self.failure or str(error)
                 else:
                     surplus = len(self.data) - end
                     return SchemaMismatch(f"end of the stream expected, found {surplus} bytes more", self.offset + end)

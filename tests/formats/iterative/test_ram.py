@@ -1,0 +1,101 @@
+"""The RAM walk: every kind of record, whole and byte by byte, and what QEMU would never write."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from formats.cursor import Cursor
+from formats.errors import FormatError, LimitExceeded, SchemaMismatch, UnsupportedStream
+from formats.iterative import ram
+from tests import builders as b
+
+BLOCK = b"mach-virt.ram"
+
+RECORDS = [
+    b"",
+    b.mem_size({BLOCK: 1 << 30, b"virt.flash0": 64 << 20}),
+    b.mem_size({}),
+    b.page(0, block=BLOCK) + b.page(b.PAGE) + b.page(2 * b.PAGE),
+    b.zero_page(0, BLOCK) + b.zero_page(b.PAGE) * 3 + b.page(0),
+    # XBZRLE: u8 1, be16 length, data
+    b.be64(b.FLAG_XBZRLE | b.FLAG_CONTINUE) + b"\x01\x00\x05hello",
+    b.be64(b.FLAG_XBZRLE) + b.counted(BLOCK) + b"\x01\x00\x00",
+    # COMPRESS_PAGE: be32 length, data
+    b.be64(b.FLAG_COMPRESS | b.FLAG_CONTINUE) + b.be32(3) + b"abc",
+]
+
+
+def walk(wire: bytes, step: int) -> tuple[int, bytes]:
+    """Walk ``wire`` in chunks; returns how far the walk went and the bulk that came out."""
+    cursor, pieces = Cursor(), []
+    cursor.begin_bulk(pieces)
+    steps = ram.walk(cursor, b.PAGE)
+    chunks = iter([wire[i : i + step] for i in range(0, len(wire), step)])
+    while True:
+        try:
+            next(steps)
+        except StopIteration:
+            cursor.end_bulk()
+            return cursor.offset, b"".join(bytes(piece) for _, piece in pieces)
+        cursor.load(next(chunks))
+
+
+@pytest.mark.parametrize("records", RECORDS)
+@pytest.mark.parametrize("step", [1, 7, 4104, 1 << 20])
+def test_each_record_in_any_chunking(records: bytes, step: int) -> None:
+    wire = records + b.EOS
+    assert walk(wire + b"\x7e", step) == (len(wire), wire)
+
+
+def test_pages_of_64_kib() -> None:
+    cursor = Cursor()
+    page = b.page(0, bytes(1 << 16))
+    cursor.load(page + page + b.EOS)
+    with pytest.raises(StopIteration):
+        next(ram.walk(cursor, 1 << 16))
+    assert cursor.available == 0
+
+
+@pytest.mark.parametrize(
+    ("wire", "kind", "message"),
+    [
+        (b.be64(0x400), SchemaMismatch, "at 0x0: RAM record: unknown flags 0x400"),
+        (b.be64(0x30), SchemaMismatch, "at 0x0: RAM record: flag 0x10 expected alone, found 0x30"),
+        (b.be64(0x0C), SchemaMismatch, "at 0x0: RAM record: flag 0x4 expected alone, found 0xc"),
+        (b.be64(0x0A) + b.counted(BLOCK), SchemaMismatch, "at 0x0: RAM record: contradicting flags 0xa"),
+        (b.be64(0x80), SchemaMismatch, "at 0x0: RAM record: flags 0x80 are none that precopy over a socket has"),
+        (b.be64(0x00), SchemaMismatch, "at 0x0: RAM record: flags 0x0 are none that precopy over a socket has"),
+        (b.be64(0x08) + b"\0", SchemaMismatch, "at 0x0: RAM record: empty block name"),
+        (b.be64(0x60) + b"\x02\0\0", SchemaMismatch, "at 0x0: RAM record: XBZRLE encoding 1 expected, found 2"),
+        (
+            b.be64(0x120) + b.be32(1 << 20),
+            SchemaMismatch,
+            "at 0x0: RAM record: compressed page of at most 131072 bytes expected, found 1048576",
+        ),
+        (
+            b.be64(b.FLAG_MULTIFD_FLUSH),
+            UnsupportedStream,
+            "at 0x0: multifd migration is not supported by this version (migrate_set_capability multifd off)",
+        ),
+        (
+            b.be64(b.PAGE | b.FLAG_MEM_SIZE) + b.counted(b"x") + b.be64(b.PAGE * 2),
+            SchemaMismatch,
+            "at 0x0: RAM block list: at most 0x1000 bytes left of the total, block 'x' has 0x2000",
+        ),
+        (
+            b.be64(b.PAGE | b.FLAG_MEM_SIZE) + b"\0" + b.be64(b.PAGE),
+            SchemaMismatch,
+            "at 0x0: RAM block list: empty block name",
+        ),
+        (
+            b.be64(b.PAGE | b.FLAG_MEM_SIZE) + (b.counted(b"x") + b.be64(0)) * 4097,
+            LimitExceeded,
+            "at 0x0: RAM block list: more than 4096 blocks",
+        ),
+    ],
+)
+def test_what_qemu_would_not_write(wire: bytes, kind: type[FormatError], message: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        walk(wire + b.EOS, 1 << 20)

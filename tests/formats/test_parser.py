@@ -1,0 +1,235 @@
+"""The grammar of a precopy main channel: what it sees, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from formats import events
+from formats.errors import (
+    FooterMismatch,
+    FormatError,
+    LimitExceeded,
+    SchemaMismatch,
+    TruncatedStream,
+    UnknownSection,
+    UnsupportedStream,
+)
+from formats.parser import ParserLimits, StreamParser
+from formats.savevm import MigCommand, SectionType
+from tests import builders as b
+
+HEAD = b.MAGIC + b.configuration()
+
+
+def parse(wire: bytes, step: int | None = None, limits: ParserLimits | None = None) -> list[events.Event]:
+    parser = StreamParser(limits)
+    seen: list[events.Event] = []
+    for i in range(0, len(wire), step or len(wire)):
+        seen += parser.feed(wire[i : i + (step or len(wire))])
+    parser.finish()
+    return seen
+
+
+def test_a_whole_stream_event_by_event() -> None:
+    wire = b.stream(memory=b.ram() + b.SWITCHOVER_START)
+    seen = parse(wire)
+    assert b"".join(bytes(event.raw) for event in seen) == wire
+    header, configuration, open_return_path, ping, start, bulk, footer, *_, tail = seen
+    assert header == events.StreamHeader(0, b.MAGIC, 3)
+    assert isinstance(configuration, events.Configuration)
+    assert (configuration.machine, configuration.page_bits) == ("virt-10.0", 12)
+    assert isinstance(open_return_path, events.Command)
+    assert open_return_path.command is MigCommand.OPEN_RETURN_PATH
+    assert isinstance(ping, events.Command)
+    assert ping.data == b.be32(1)
+    assert isinstance(start, events.SectionHeader)
+    assert (start.type, start.idstr, start.section_id, start.version_id) == (SectionType.START, "ram", 2, 4)
+    assert isinstance(bulk, events.BulkData)
+    assert bulk.idstr == "ram"
+    assert isinstance(footer, events.SectionFooter)
+    assert footer.section_id == 2
+    assert isinstance(tail, events.DeviceTail)
+    assert [section.device.name for section in tail.sections] == ["arm_gicv3", "cpu_common", "cpu", "slirp"]
+    assert bytes(tail.raw[tail.eof : tail.eof + 2]) == b"\x00\x06"
+    kinds = [event.type for event in seen if isinstance(event, events.SectionHeader)]
+    assert kinds == [SectionType.START, SectionType.PART, SectionType.END]
+
+
+def test_offsets_are_those_of_the_stream() -> None:
+    wire = b.stream()
+    for event in parse(wire, step=5):
+        assert wire[event.offset : event.offset + len(event.raw)] == bytes(event.raw)
+
+
+def test_configuration_with_every_subsection() -> None:
+    configuration = b.configuration(b"virt-9.2", 16, [b"multifd", b"events"], bytes(range(16)))
+    memory = b.start(2, b.mem_size({b"r": 1 << 16}) + b.EOS) + b.end(2, b.page(0, bytes(1 << 16), b"r") + b.EOS)
+    wire = b.MAGIC + configuration + memory + b.tail(b.devices(), page_size=1 << 16)
+    _, seen, *_ = parse(wire, step=3)
+    assert seen == events.Configuration(8, configuration, "virt-9.2", 16, ("multifd", "events"), bytes(range(16)))
+
+
+def test_events_come_one_by_one_and_the_rest_can_be_taken_elsewhere() -> None:
+    parser = StreamParser()
+    wire = b.MAGIC + b.configuration(b"pc-q35-9.0", None) + b"whatever a pc sends"
+    for event in parser.feed(wire):
+        if isinstance(event, events.Configuration):
+            break
+    assert event.page_bits is None
+    assert bytes(parser.rest()) == b"whatever a pc sends"
+    assert parser.machine == "pc-q35-9.0"
+
+
+def test_progress_is_visible() -> None:
+    wire = b.stream()
+    parser = StreamParser()
+    assert (parser.waiting_for, parser.in_device_tail, parser.held_bytes) == ("the file header", False, 0)
+    cut = len(wire) - 10
+    list(parser.feed(wire[:cut]))
+    assert parser.in_device_tail
+    assert parser.held_bytes > 0
+    assert parser.waiting_for.endswith("without a vmdesc (cut off, or the source runs with suppress-vmdesc=on)")
+    assert not parser.complete
+    list(parser.feed(wire[cut:]))
+    assert parser.complete
+    assert (parser.held_bytes, parser.offset) == (0, len(wire))
+
+
+PREFIXES = b.stream(parts=b.devices()[:1])
+
+
+def test_every_prefix_is_a_clean_truncation() -> None:
+    for end in [*range(700), *range(700, len(PREFIXES), 7)]:
+        parser = StreamParser()
+        list(parser.feed(PREFIXES[:end]))
+        with pytest.raises(TruncatedStream, match="the stream ends"):
+            parser.finish()
+
+
+ONE = b.start(2, b.mem_size({b"r": b.PAGE}) + b.EOS)
+
+BAD: list[tuple[bytes, type[FormatError], str]] = [
+    (b"GET / HTTP/1.1\r\n", SchemaMismatch, "at 0x0: not a migration stream: b'QEVM' expected, found b'GET '"),
+    (b"QEVM" + b.be32(2), SchemaMismatch, "at 0x0: stream version 3 expected, found 2 (QEMU calls it obsolete)"),
+    (b"QEVM" + b.be32(4), SchemaMismatch, "at 0x0: stream version 3 expected, found 4"),
+    (
+        b.MAGIC + b"\x01",
+        UnsupportedStream,
+        (
+            "at 0x8: configuration section expected, found none: the source's machine and page size are not known "
+            "(-global migration.send-configuration=off, or a machine type before 2.4)"
+        ),
+    ),
+    (
+        b.MAGIC + b"\x07" + b.be32(5000),
+        LimitExceeded,
+        "at 0x8: machine name of at most 255 bytes expected, found 5000",
+    ),
+    (
+        b.MAGIC + b.configuration(page_bits=40) + b"\x01",
+        SchemaMismatch,
+        "at 0x8: target page bits of 10 to 16 expected, found 40",
+    ),
+    (
+        b.MAGIC + b.configuration() + b.subsection(b"configuration/new", 1, b""),
+        SchemaMismatch,
+        "at 0x8: configuration: unknown subsection 'configuration/new'",
+    ),
+    (
+        b.MAGIC + b.configuration() + b.subsection(b"configuration/capabilities", 1, b.be32(65)),
+        LimitExceeded,
+        "at 0x8: at most 64 capabilities expected, found 65",
+    ),
+    (
+        b.MAGIC + b.configuration(capabilities=[b"x-ignore-shared"]),
+        UnsupportedStream,
+        "at 0x8: x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
+    ),
+    (
+        b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]),
+        UnsupportedStream,
+        "at 0x8: mapped-ram files are not supported by this version",
+    ),
+    (HEAD + b"\x08\x00\x63\x00\x00", SchemaMismatch, "at 0x3e: command: number 1 to 11 expected, found 99"),
+    (
+        HEAD + b"\x08\x00\x03\x00\x10",
+        UnsupportedStream,
+        (
+            "at 0x3e: postcopy (or dirty-bitmaps) is not supported by this version "
+            "(migrate_set_capability postcopy-ram off, dirty-bitmaps off)"
+        ),
+    ),
+    (
+        HEAD + b"\x08\x00\x08\x00\x00",
+        UnsupportedStream,
+        "at 0x3e: COLO is not supported (migrate_set_capability x-colo off)",
+    ),
+    (
+        HEAD + b"\x08\x00\x07\x00\x04",
+        UnsupportedStream,
+        "at 0x3e: command PACKAGED belongs to postcopy, not supported by this version",
+    ),
+    (HEAD + b"\x08\x00\x02\x00\x05", SchemaMismatch, "at 0x3e: command PING: length 4 expected, found 5"),
+    (HEAD + b"\x09", SchemaMismatch, "at 0x3e: section type expected, found 0x09"),
+    (HEAD + b"\x00", SchemaMismatch, "at 0x3e: device sections expected before the end of the stream, found EOF"),
+    (
+        HEAD + b.start(2, b"", b"dirty-bitmap", 1),
+        UnknownSection,
+        "at 0x3e: iterable section 'dirty-bitmap'/0 version 1: its end cannot be found (known: ram version 4)",
+    ),
+    (HEAD + b.part(7, b""), SchemaMismatch, "at 0x3e: section PART: id of an open section expected, found 7"),
+    (HEAD + b.end(7, b""), SchemaMismatch, "at 0x3e: section END: id of an open section expected, found 7"),
+    (HEAD + ONE + ONE, SchemaMismatch, f"at {0x3E + len(ONE):#x}: section 'ram': id 2 is already open"),
+    (
+        HEAD + ONE[:-1] + b"\x09",
+        FooterMismatch,
+        f"at {0x3E + len(ONE) - 5:#x}: section 'ram': footer 7e with id 2 expected, found 7e 00 00 00 09",
+    ),
+    (
+        HEAD + b.Device(b"virtio-mem-device-early", b"x").wire(3),
+        UnsupportedStream,
+        (
+            "at 0x3e: device section 'virtio-mem-device-early' before the end of RAM (an early section, as virtio-mem "
+            "has, or a background snapshot) is not supported by this version"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("wire", "kind", "message"), BAD)
+@pytest.mark.parametrize("step", [None, 1])
+def test_one_clear_error(wire: bytes, kind: type[FormatError], message: str, step: int | None) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        parse(wire, step)
+
+
+def test_a_parser_that_failed_stays_dead() -> None:
+    parser = StreamParser()
+    for _ in range(2):
+        with pytest.raises(SchemaMismatch, match="not a migration stream"):
+            list(parser.feed(b"nonsense"))
+    with pytest.raises(SchemaMismatch, match="not a migration stream"):
+        parser.finish()
+
+
+def test_limits() -> None:
+    wire = b.stream()
+    with pytest.raises(LimitExceeded, match=r"limit device_state_bytes"):
+        parse(wire, limits=ParserLimits(device_state_bytes=64))
+    with pytest.raises(LimitExceeded, match=r"at most 3 device sections expected \(limit sections\), found 4"):
+        parse(wire, limits=ParserLimits(sections=3))
+    one = b.start(2, b.EOS) + b.end(2, b.EOS)
+    with pytest.raises(LimitExceeded, match=r"at most 2 iterable sections expected \(limit sections\)"):
+        parse(HEAD + one * 3, limits=ParserLimits(sections=2))
+
+
+def test_bytes_behind_the_vmdesc() -> None:
+    wire = b.stream()
+    with pytest.raises(SchemaMismatch, match="end of the stream expected, found 3 bytes more$"):
+        parse(wire + b"abc")
+    parser = StreamParser()
+    list(parser.feed(wire))
+    with pytest.raises(SchemaMismatch, match="end of the stream expected behind the vmdesc, found more bytes$"):
+        list(parser.feed(b"a"))
