@@ -35,7 +35,7 @@ def test_the_end_is_found_in_any_chunking(step: int) -> None:
 
 
 def test_a_guest_cannot_forge_the_end_with_bytes_in_a_payload() -> None:
-    """A payload that holds a footer, EOF and a vmdesc of other sections: the real end is still the one that is found."""
+    """A payload that holds a footer, EOF and a vmdesc of other sections: the real end is what is found."""
     honest = b.devices()
     forged = b.tail(honest)[len(honest[0].wire(3)) :]  # what a guest could copy: everything behind the first section
     evil = b.Device(b"virtio-console", b"\x7e" + b.be32(3) + forged)

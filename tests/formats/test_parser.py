@@ -227,9 +227,9 @@ def test_limits() -> None:
 
 def test_bytes_behind_the_vmdesc() -> None:
     wire = b.stream()
-    with pytest.raises(SchemaMismatch, match="end of the stream expected, found 3 bytes more$"):
+    with pytest.raises(SchemaMismatch, match=r"end of the stream expected, found 3 bytes more$"):
         parse(wire + b"abc")
     parser = StreamParser()
     list(parser.feed(wire))
-    with pytest.raises(SchemaMismatch, match="end of the stream expected behind the vmdesc, found more bytes$"):
+    with pytest.raises(SchemaMismatch, match=r"end of the stream expected behind the vmdesc, found more bytes$"):
         list(parser.feed(b"a"))
