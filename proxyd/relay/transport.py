@@ -1,0 +1,224 @@
+"""One TCP leg of a migration: a stream with large receives, bounded queues and a reset.
+
+What it is: a :class:`trio.abc.HalfCloseableStream` over a non-blocking socket, tuned for bulk.
+:class:`trio.SocketStream` moves the same bytes, but with 64 KiB receives and 16 KiB of unsent data, at several times
+the CPU per byte (``docs/decisions/0010-transport.md`` has the figures and the designs that were measured and not
+taken, splice and tee among them).
+
+What it is not: it knows nothing of streams, sections or sides. Whoever owns a leg decides when it may be written to.
+
+Bytes that wait in the proxy are downtime that QEMU does not know of: its bandwidth estimate counts them as
+transferred (``migration/migration.c: migration_update_counters``). So both queues are bounded, the one behind
+``receive_some`` by ``SO_RCVBUF`` and the one before the network by ``TCP_NOTSENT_LOWAT``.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final, Self, TypeAlias
+
+import trio
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+# One receive. Below 512 KiB the system calls begin to show (256 KiB: a third more CPU per byte), above 1 MiB nothing
+# is gained and the chunk no longer stays in the second-level cache between its receive and its send.
+RECEIVE_BYTES: Final = 1 << 20
+
+# Asked of SO_RCVBUF; Linux doubles it for its own overhead, and about 1.9 MiB of stream fit. Left alone, autotuning
+# grows to tcp_rmem's maximum: 12 MiB were parked in front of a slow destination. Half of this costs twice the CPU.
+RECEIVE_QUEUE_BYTES: Final = 1 << 20
+
+# TCP_NOTSENT_LOWAT: what may wait in the send queue beyond what is in flight. trio's 16 KiB wakes the process for
+# every 16 KiB; above 512 KiB nothing is gained.
+UNSENT_BYTES: Final = 512 << 10
+
+# Missing from the socket module; include/uapi/asm-generic/socket.h, Linux 5.15. Zero means: autotune both queues.
+_SO_BUF_LOCK: Final = 72
+
+# sendmsg takes at most IOV_MAX (1024 on Linux) buffers.
+_BUFFERS_PER_SEND: Final = 512
+
+_LINGER_NOT: Final = struct.pack("ii", 1, 0)
+
+
+class BulkStream(trio.abc.HalfCloseableStream):
+    """A connected TCP socket as a trio stream. Takes over ``sock``, which must not be used elsewhere afterwards.
+
+    Received chunks are immutable ``bytes`` of their own, so slices of them may be kept and queued.
+
+    A send that is cancelled or broken leaves an unknown part of its data sent: the stream is then good for
+    :meth:`abort` only. Errors are trio's: :class:`trio.BrokenResourceError` with the :class:`OSError` as its cause,
+    :class:`trio.ClosedResourceError`, :class:`trio.BusyResourceError` for two tasks at the same end.
+    """
+
+    def __init__(self, sock: socket.socket, *, receive_queue_bytes: int | None = RECEIVE_QUEUE_BYTES) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._sending = False
+        self._receiving = False
+        self._eof_sent = False
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        if receive_queue_bytes is not None:
+            bound_receive_queue(sock, receive_queue_bytes)
+
+    @classmethod
+    def take(cls, stream: trio.SocketStream, *, receive_queue_bytes: int | None = RECEIVE_QUEUE_BYTES) -> Self:
+        """Take the socket out of what trio's listeners and connectors return; ``stream`` is closed afterwards."""
+        sock = socket.socket(fileno=stream.socket.detach())
+        try:
+            return cls(sock, receive_queue_bytes=receive_queue_bytes)
+        except OSError:
+            sock.close()  # the peer went away meanwhile
+            raise
+
+    def getpeername(self) -> tuple[str, int]:
+        """Address and port of the other side. Raises :class:`OSError` if the connection is gone already."""
+        address, port = self._socket.getpeername()[:2]
+        return str(address), int(port)
+
+    def getsockname(self) -> tuple[str, int]:
+        """Address and port of this side."""
+        address, port = self._socket.getsockname()[:2]
+        return str(address), int(port)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What is there, at least one byte and at most ``max_bytes``; ``b""`` once the peer has sent its FIN."""
+        size = RECEIVE_BYTES if max_bytes is None else max_bytes
+        if size < 1:
+            raise ValueError(f"max_bytes of at least 1 expected, found {size}")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with self._errors():
+                waited = False
+                while True:
+                    try:
+                        chunk = self._socket.recv(size)
+                    except BlockingIOError:
+                        waited = True
+                        await trio.lowlevel.wait_readable(self._socket)
+                    else:
+                        break
+            if not waited:
+                # Other sessions get their turn even if this source never lets the socket run dry.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return chunk
+        finally:
+            self._receiving = False
+
+    async def send_all(self, data: Buffer) -> None:
+        """Hand all of ``data`` to the kernel."""
+        await self.send_buffers((data,))
+
+    async def send_buffers(self, buffers: Sequence[Buffer]) -> None:
+        """Hand all buffers to the kernel, in order, without joining them."""
+        with self._sender():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._eof_sent:
+                raise trio.ClosedResourceError("the end of the stream was sent already")
+            waited = False
+            with self._errors():
+                if self._socket.fileno() < 0:
+                    raise OSError(errno.EBADF, "closed")
+                for batch in _batches(buffers):
+                    while batch:
+                        try:
+                            sent = self._socket.sendmsg(batch)
+                        except BlockingIOError:
+                            waited = True
+                            await trio.lowlevel.wait_writable(self._socket)
+                        else:
+                            _drop_sent(batch, sent)
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until a send has room for something."""
+        with self._sender():
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with self._errors():
+                await trio.lowlevel.wait_writable(self._socket)
+
+    async def send_eof(self) -> None:
+        """Send a FIN; receiving goes on."""
+        with self._sender():
+            await trio.lowlevel.checkpoint()
+            if not self._eof_sent:
+                with self._errors():
+                    self._socket.shutdown(socket.SHUT_WR)
+                self._eof_sent = True
+
+    async def aclose(self) -> None:
+        """Close both directions; what the kernel has taken is still delivered."""
+        self._close()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Reset the connection: the peer gets an RST, and nothing that is still queued here. Does nothing if closed."""
+        if self._socket.fileno() >= 0:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        self._close()
+
+    def _close(self) -> None:
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)  # wakes tasks that wait here, with ClosedResourceError
+            self._socket.close()
+
+    @contextmanager
+    def _sender(self) -> Iterator[None]:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+        try:
+            yield
+        finally:
+            self._sending = False
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise trio.ClosedResourceError("this stream was closed already") from None
+            raise trio.BrokenResourceError(f"connection broken: {error.strerror or error}") from error
+
+
+def bound_receive_queue(sock: socket.socket, wanted: int) -> bool:
+    """Let the kernel queue about ``wanted`` bytes on ``sock`` before the peer has to wait; whether that was possible.
+
+    The system may allow less (``net.core.rmem_max``, 208 KiB by default on older kernels). A queue that small would
+    cost more CPU than a long one costs downtime, so then the kernel goes back to its autotuning, up to the third
+    number of ``net.ipv4.tcp_rmem``.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 2 * wanted:
+        return True
+    with suppress(OSError):  # before Linux 5.15: the small queue stays
+        sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
+    return False
+
+
+def _batches(buffers: Sequence[Buffer]) -> Iterator[list[memoryview]]:
+    views = (memoryview(buffer) for buffer in buffers if len(buffer))
+    while batch := list(itertools.islice(views, _BUFFERS_PER_SEND)):
+        yield batch
+
+
+def _drop_sent(batch: list[memoryview], sent: int) -> None:
+    whole = 0
+    while whole < len(batch) and sent >= len(batch[whole]):
+        sent -= len(batch[whole])
+        whole += 1
+    del batch[:whole]
+    if sent:
+        batch[0] = batch[0][sent:]
