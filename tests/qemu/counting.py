@@ -1,0 +1,35 @@
+"""Reading what the counting guest (tests/guest/counter.c) printed, on one machine or across a move."""
+
+import subprocess
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "guest" / "counter.c"
+
+
+def build(directory: Path) -> Path:
+    """Compile the guest into *directory* and return the ELF image."""
+    image = directory / "counter.elf"
+    subprocess.run(
+        [
+            *("aarch64-linux-gnu-gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static"),
+            *("-fno-pic", "-fno-stack-protector", "-mstrict-align", "-mgeneral-regs-only"),
+            # RAM of the virt machine starts at 0x40000000 with the device tree; one writable segment will do.
+            "-Wl,--build-id=none,--no-warn-rwx-segments,-N,-e,start,-Ttext-segment=0x40080000",
+            *("-o", str(image), str(SOURCE)),
+        ],
+        check=True,
+    )
+    return image
+
+
+def findings(*consoles: bytes | bytearray) -> list[str]:
+    """Return what the guest said at each tick, with the output of several machines taken as one.
+
+    Asserts that the count goes 1, 2, 3 … without a gap or a repeat: the guest that the last machine runs is
+    the one that the first machine started, at the very instruction where it stopped.
+    """
+    first, *lines = b"".join(consoles).decode("ascii").split("\n")[:-1]
+    assert first == "start", f"guest began with {first!r}"
+    counts, said = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    assert [int(count) for count in counts] == list(range(1, len(lines) + 1)), f"count does not go on: {lines}"
+    return list(said)
