@@ -75,9 +75,7 @@ class Apt:
             options = f"arch={arch}" + (f" signed-by={KEYRING}" if KEYRING.exists() else "")
             base = mirror()
             (root / "sources.list").write_text(
-                "".join(
-                    f"{kind} [{options}] {base} {s} main\n" for s in suites for kind in ("deb", "deb-src")
-                ),
+                "".join(f"{kind} [{options}] {base} {s} main\n" for s in suites for kind in ("deb", "deb-src")),
             )
             try:
                 apt.get("update", "-o", "APT::Update::Error-Mode=any")

@@ -36,9 +36,7 @@ def fetch_prefix(
     Raises FetchError, naming packages, suites and apt's reason.
     """
     what = f"{', '.join([*packages, *extra_pool_paths])} ({arch}) from Debian {', '.join(suites)}"
-    key = hashlib.sha256(
-        json.dumps([list(suites), arch, list(packages), deps, list(extra_pool_paths)]).encode()
-    )
+    key = hashlib.sha256(json.dumps([list(suites), arch, list(packages), deps, list(extra_pool_paths)]).encode())
     label = "-".join([arch, suites[0], *packages[:2], key.hexdigest()[:8]])
 
     def fill(directory: Path) -> None:
@@ -88,12 +86,7 @@ def command_in(prefix: Path, program: str, arch: str = "amd64") -> list[str]:
     The prefix's dynamic loader is called by name, so that the machine's own C library does not matter.
     """
     directories = [prefix / base / MULTIARCH[arch] for base in ("usr/lib", "lib")]
-    loaders = [
-        path
-        for directory in directories
-        for path in directory.glob("ld-linux-*.so.*")
-        if not path.is_symlink()
-    ]
+    loaders = [path for directory in directories for path in directory.glob("ld-linux-*.so.*") if not path.is_symlink()]
     if not loaders:
         raise FetchError(f"{prefix} has no dynamic loader for {arch}: was it fetched without dependencies?")
     nested = [sub for directory in directories for sub in directory.glob("*/") if any(sub.glob("lib*.so.*"))]

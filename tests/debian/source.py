@@ -9,9 +9,7 @@ from pathlib import Path
 from tests.debian.apt import Apt, FetchError, download
 from tests.debian.cache import entry
 
-_URI_LINE = re.compile(
-    r"^'(?P<uri>[^']+)' (?P<name>\S+\.orig\.tar\.\w+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})"
-)
+_URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<name>\S+\.orig\.tar\.\w+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
 
 
 def fetch_source_file(suites: Sequence[str], source: str, member: str) -> Path:

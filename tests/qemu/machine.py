@@ -59,15 +59,15 @@ class Machine:
         (address,) = (await self.qmp.execute("query-migrate"))["socket-address"]
         return int(address["port"])
 
-    async def start_migration(self, port: int, *, return_path: bool = True, **parameters: object) -> None:
-        """Begin to migrate to 127.0.0.1:*port*."""
+    async def start_migration(self, port: int, *, return_path: bool = True, slowly: bool = False) -> None:
+        """Begin to migrate to 127.0.0.1:*port*; *slowly*: memory takes seconds, so things can happen during it."""
         capabilities = {"events": True, "return-path": return_path}
         await self.qmp.execute(
             "migrate-set-capabilities",
             capabilities=[{"capability": name, "state": state} for name, state in capabilities.items()],
         )
-        if parameters:
-            await self.qmp.execute("migrate-set-parameters", **parameters)
+        if slowly:
+            await self.qmp.execute("migrate-set-parameters", **{"max-bandwidth": 200_000})
         await self.qmp.execute("migrate", uri=f"tcp:127.0.0.1:{port}")
 
     async def migration_end(self) -> str:
