@@ -1,0 +1,106 @@
+"""The arm cpu section: bytes, schema and vmdesc must agree; what is not touched stays as it came."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from formats.arm64.cpreg_list import CpregList
+from formats.errors import FormatError, LimitExceeded, SchemaMismatch
+from formats.schemas.arm_cpu import is_arm_cpu, parse_arm_cpu
+from formats.vmdesc import Device, parse_vmdesc
+from tests import builders as b
+
+REGISTERS = b.SOME_REGISTERS
+
+
+def described(device: b.Device) -> Device:
+    return parse_vmdesc(b.vmdesc([device])[5:]).devices[0]
+
+
+@pytest.mark.parametrize("registers", [{}, {1: 2}, REGISTERS, {i: i * 7 for i in range(300)}])
+@pytest.mark.parametrize("subsections", [True, False])
+def test_take_apart_and_build_again(registers: dict[int, int], subsections: bool) -> None:
+    device = b.cpu(registers, subsections=subsections)
+    cpu = parse_arm_cpu(memoryview(device.payload), described(device), 0)
+    assert dict(cpu.cpregs) == registers
+    assert cpu.build() == device.payload
+
+
+def test_another_list_moves_only_what_is_behind_it() -> None:
+    device = b.cpu(REGISTERS)
+    cpu = parse_arm_cpu(device.payload, described(device), 0)
+    shorter = {id_: value for id_, value in REGISTERS.items() if id_ != 0x603000000013C103}
+    changed = cpu.with_cpregs(CpregList.from_arrays(tuple(shorter), tuple(shorter.values())))
+    assert changed.build() == b.cpu(shorter).payload
+
+
+def test_an_x86_cpu_section_is_another_thing() -> None:
+    x86 = b.Device(b"cpu", b"\0" * 8, 12, fields=[{"name": "env.regs", "size": 8, "type": "uint64"}])
+    assert not is_arm_cpu(described(x86))
+    assert is_arm_cpu(described(b.cpu(REGISTERS)))
+    assert not is_arm_cpu(described(b.Device(b"cpu_common", b"\0" * 8)))
+
+
+def edited(payload: bytes, at: int, data: bytes) -> bytes:
+    return payload[:at] + data + payload[at + len(data) :]
+
+
+GOOD = b.cpu(REGISTERS)
+N = len(REGISTERS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "change", "kind", "message"),
+    [
+        (GOOD.payload, {"version": 23}, SchemaMismatch, "at 0x40: cpu/0: version 22 expected, found 23"),
+        (
+            GOOD.payload,
+            {"fields": described(GOOD).fields[1:]},
+            SchemaMismatch,
+            "at 0x40: cpu/0: cpreg_vmstate_array_len expected at 568, the vmdesc says 504",
+        ),
+        (
+            edited(GOOD.payload, 568, b.be32(3000)),
+            {},
+            LimitExceeded,
+            "at 0x40: cpu/0: cpreg list of at most 2048 registers expected, found 3000",
+        ),
+        (
+            edited(GOOD.payload, 568, b.be32(2)),
+            {},
+            SchemaMismatch,
+            "at 0x40: cpu/0: cpreg_vmstate_array_len says 2, the vmdesc gives cpreg_vmstate_indexes 3 elements",
+        ),
+        (
+            edited(GOOD.payload, 568, b"\xff\xff\xff\xff"),
+            {},
+            SchemaMismatch,
+            "at 0x40: cpu/0: cpreg_vmstate_array_len says -1, the vmdesc gives cpreg_vmstate_indexes 3 elements",
+        ),
+        (GOOD.payload[:600], {}, SchemaMismatch, "at 0x40: cpu/0: expected the layout of vmstate_arm_cpu, found: "),
+        (
+            edited(GOOD.payload, 572, b.be64(0x603000000013C103)),
+            {},
+            SchemaMismatch,
+            "at 0x40: cpu/0: ",
+        ),
+    ],
+)
+def test_what_does_not_agree(payload: bytes, change: dict[str, Any], kind: type[FormatError], message: str) -> None:
+    with pytest.raises(kind, match=f"^{re.escape(message)}"):
+        parse_arm_cpu(payload, msgspec.structs.replace(described(GOOD), **change), 0x40)
+
+
+def test_the_limit_can_be_set() -> None:
+    with pytest.raises(LimitExceeded, match="at most 2 registers expected, found 3"):
+        parse_arm_cpu(GOOD.payload, described(GOOD), 0, max_cpregs=2)
+
+
+def test_frozen() -> None:
+    cpu = parse_arm_cpu(GOOD.payload, described(GOOD), 0)
+    assert replace(cpu) == cpu
