@@ -1,0 +1,303 @@
+"""The daemon: the one place where everything meets.
+
+Start, reload (SIGHUP), drain (SIGTERM or SIGINT), and nothing about bytes or registers.
+
+*Start*: configuration, files and ports first; the service manager hears READY when the last port listens.
+
+*Reload*: a new snapshot is built and its new ports are bound before anything changes. If any of that fails, nothing
+changes at all. Running sessions keep the route that they began with, even if it is gone.
+
+*Drain*: the ports close, so new sources get RST and keep their guests. Migrations before their commit point may go on
+for ``limits.drain_time_s`` and are then reset, which makes their sources resume. Migrations past it are waited for
+without limit. A second SIGTERM ends the waiting for the first kind, never for the second.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from proxyd import config as configuration
+from proxyd import journal as logs
+from proxyd.config import Address, ConfigError
+from proxyd.journal import Journal
+from proxyd.metrics import Metrics, MetricsServer
+from proxyd.relay.intake import RewriterFactory, rewriter_for
+from proxyd.relay.listener import RoutePort, Sessions, open_port
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.session import Surroundings
+from proxyd.rewrite.rewriter import Phase
+from proxyd.routes import Route
+from proxyd.service_notify import ServiceNotifier
+from proxyd.snapshot import Snapshot, remarks
+
+EXIT_DONE: Final = 0
+EXIT_BAD_INPUT: Final = 1
+EXIT_UNREACHABLE: Final = 4
+EXIT_BUG: Final = 70
+
+
+class CannotListen(Exception):
+    """A port of ours cannot be bound. ``str()`` is one sentence with the configuration key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a running daemon can be reached; with port 0 in the configuration, the kernel chose."""
+
+    routes: dict[str, Address]
+    metrics: Address
+
+
+def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None = None) -> int:
+    """Run the daemon until a drain is over; ``proxyd serve``. Writes log lines to standard error.
+
+    :param config_path: the configuration file; SIGHUP reads it again.
+    :param on_ready: called once, with the addresses, when every port listens.
+    :returns: the process's exit code: 0 after a drain, 1 the configuration is bad, 4 the file cannot be read or a
+        port cannot be bound, 70 a bug of ours.
+
+    Signals are handled only in the main thread, because Python allows it nowhere else.
+    """
+    try:
+        snapshot = _read(config_path)
+    except OSError as error:
+        sys.stderr.write(f"proxyd: {config_path}: cannot read the configuration: {error.strerror}\n")
+        return EXIT_UNREACHABLE
+    except ConfigError as error:
+        sys.stderr.write(f"proxyd: {error}\n")
+        return EXIT_BAD_INPUT
+    logs.configure(snapshot.config.log)
+    try:
+        trio.run(_serve, snapshot, on_ready)
+    except CannotListen as error:
+        sys.stderr.write(f"proxyd: {error}\n")
+        return EXIT_UNREACHABLE
+    except Exception as error:  # noqa: BLE001 - a bug of ours gets its own exit code and a whole traceback
+        Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
+        return EXIT_BUG
+    return EXIT_DONE
+
+
+async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None) -> None:
+    daemon = Daemon(snapshot, ServiceNotifier.from_environment(os.environ))
+    await daemon.open()
+    async with trio.open_nursery() as nursery:
+        if threading.current_thread() is threading.main_thread():
+            await nursery.start(_obey_signals, daemon)
+        await daemon.run(on_ready)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            if number == signal.SIGHUP:
+                await daemon.reload()
+            else:
+                daemon.drain()
+
+
+def _read(path: Path) -> Snapshot:
+    """Raises OSError and ConfigError."""
+    return Snapshot.build(configuration.load(path))
+
+
+class Daemon:
+    """A running proxyd: :meth:`open`, then :meth:`run`; :meth:`reload` and :meth:`drain` from any task meanwhile."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        notifier: ServiceNotifier,
+        journal: Journal | None = None,
+        make_rewriter: RewriterFactory = rewriter_for,
+    ) -> None:
+        self.snapshot = snapshot
+        self.metrics = Metrics()
+        self.sessions = Sessions(snapshot.config.limits.connections)
+        self._notifier = notifier
+        self._journal = journal or Journal()
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter)
+        self._ports: dict[str, RoutePort] = {}
+        self._server: MetricsServer
+        self._nursery: trio.Nursery | None = None
+        self._drain_asked = trio.Event()
+        self._patience = trio.CancelScope()
+
+    async def open(self) -> None:
+        """Bind every port.
+
+        :raises CannotListen: one of them cannot be bound; none stays open.
+        """
+        self._ports = await self._open_ports(self.snapshot.routes)
+        try:
+            self._server = _open_metrics(self.metrics, self.snapshot.config.metrics_address)
+        except CannotListen:
+            await _close_unserved(self._ports)
+            raise
+
+    @property
+    def listening(self) -> Listening:
+        """Where the daemon can be reached."""
+        return Listening({port.route.name: port.address for port in self._ports.values()}, self._server.address)
+
+    async def run(self, on_ready: Callable[[Listening], object] | None = None) -> None:
+        """Serve until a drain is over.
+
+        Resource handling: closes everything that :meth:`open` opened. If it is cancelled, sessions that are not
+        committed are reset; those that are go on, and it returns when they have ended.
+
+        Error handling: a session's errors stay in the session. What else goes wrong is a bug and is raised.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for port in self._ports.values():
+                    nursery.start_soon(port.serve, nursery, name=f"port {port.address}")
+                if self._notifier.watchdog_s is not None:
+                    nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
+                self._in_force()
+                self._notifier.ready(self._status())
+                if on_ready is not None:
+                    on_ready(self.listening)
+                await self._drain_asked.wait()
+                await self._drain()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._server.close)
+
+    # Reload.
+
+    async def reload(self) -> bool:
+        """Read the configuration again, and put it in force whole or not at all. Says whether it is in force."""
+        self._notifier.reloading()
+        try:
+            if self._drain_asked.is_set():
+                raise CannotListen("the daemon is draining")  # noqa: TRY301
+            # In a thread: files and knowledge take milliseconds, which belong to the migrations.
+            snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
+            await self._replace(snapshot)
+        except (OSError, ConfigError, CannotListen) as error:
+            self._journal.error(f"reload refused, nothing changed: {error}")
+            self.metrics.count_reload(applied=False)
+            self._notifier.ready(f"{self._status()}; the last reload was refused: {error}")
+            return False
+        self._journal.info("reloaded")
+        self._in_force()
+        self.metrics.count_reload(applied=True)
+        self._notifier.ready(self._status())
+        return True
+
+    async def _replace(self, snapshot: Snapshot) -> None:
+        """Open what is new, then change over without waiting, then close what is gone."""
+        assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
+        wanted = {_key(route): route for route in snapshot.routes}
+        opened = await self._open_ports([route for key, route in wanted.items() if key not in self._ports])
+        before = self._server
+        if snapshot.config.metrics_address != before.listen:
+            try:
+                self._server = _open_metrics(self.metrics, snapshot.config.metrics_address)
+            except CannotListen:
+                await _close_unserved(opened)
+                raise
+        for port in opened.values():
+            self._nursery.start_soon(port.serve, self._nursery, name=f"port {port.address}")
+        for key in self._ports.keys() - wanted.keys():
+            self._ports.pop(key).close()
+        self._ports |= opened
+        for key, port in self._ports.items():
+            port.route = wanted[key]
+        self.snapshot = snapshot
+        self.sessions.limit = snapshot.config.limits.connections
+        logs.configure(snapshot.config.log)
+        if self._server is not before:
+            await trio.to_thread.run_sync(before.close)
+
+    async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
+        ports: dict[str, RoutePort] = {}
+        for route in routes:
+            try:
+                listener = await open_port(route.listen)
+            except OSError as error:
+                await _close_unserved(ports)
+                raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
+            ports[_key(route)] = RoutePort(route, listener, self.sessions, self._around)
+        return ports
+
+    def _in_force(self) -> None:
+        """Tell what is in force now."""
+        self.metrics.set_loaded(time.time())
+        for port in self._ports.values():
+            self.metrics.declare_route(port.route.name, outcomes=list(Outcome), phases=list(Phase))
+            self._journal.info(
+                "listening", route=port.route.name, listen=str(port.address), destination=str(port.route.destination)
+            )
+        self._journal.info("serving metrics", listen=str(self._server.address))
+        for remark in remarks(self.snapshot):
+            self._journal.warning(remark)
+
+    def _status(self) -> str:
+        count = len(self._ports)
+        return f"serving {count} route{'s' if count != 1 else ''}"
+
+    # Drain.
+
+    def drain(self) -> None:
+        """Stop taking connections and end when the last session has; asked again, end the patience of the first."""
+        if self._drain_asked.is_set():
+            self._patience.cancel()
+        self._drain_asked.set()
+
+    async def _drain(self) -> None:
+        limit = self.snapshot.config.limits.drain_time_s
+        self.metrics.set_draining(draining=True)
+        status = f"draining: {len(self.sessions)} sessions, up to {limit:g} s for those before their commit point"
+        self._notifier.stopping(status)
+        self._journal.info(status)
+        for port in self._ports.values():
+            port.close()
+        self._patience.deadline = trio.current_time() + limit
+        with self._patience:
+            await self.sessions.wait_none()
+        reason = f"the daemon stops, and its patience (limits.drain_time_s, {limit:g} s) is over; the source resumes"
+        cut = self.sessions.abandon(Ending(Outcome.DRAINED, reason))
+        if len(self.sessions):
+            committed = len(self.sessions) - cut
+            self._journal.warning(f"drain: {cut} sessions reset, {committed} past the commit point are waited for")
+        await self.sessions.wait_none()
+        self._journal.info("drained")
+
+    async def _feed_watchdog(self, seconds: float) -> None:
+        while True:
+            self._notifier.alive()
+            # Half the time, as sd_watchdog_enabled(3) recommends.
+            await trio.sleep(seconds / 2)
+
+
+def _key(route: Route) -> str:
+    """What makes a port the same port after a reload: its address, or with port 0 its route."""
+    return str(route.listen) if route.listen.port else f"{route.listen} {route.name}"
+
+
+def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:
+    try:
+        return MetricsServer(metrics, listen)
+    except OSError as error:
+        raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
+
+
+async def _close_unserved(ports: dict[str, RoutePort]) -> None:
+    for port in ports.values():
+        await port.aclose_unserved()

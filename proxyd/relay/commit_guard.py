@@ -1,0 +1,72 @@
+"""Who may end a migration, and until when.
+
+Up to the commit point anybody may: a limit, a drain, the other end's death. The source then resumes its guest. The
+commit point is the first byte of the released device state that is handed to the kernel; from there on the guest may
+come to life on the destination at any moment, so nothing of ours ends the session: no timer, no drain, no shutdown.
+
+The guard is one cancel scope. Its deadline is the limit in force, :meth:`CommitGuard.abandon` cancels it, and
+:meth:`CommitGuard.commit` shields it. Because there is one scope, there is no moment at which a migration is both
+committed and abandoned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from proxyd.relay.outcome import Ending, Outcome
+
+
+class CommitGuard:
+    """The right to abandon one migration. Run the session inside ``with guard.scope``."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.committed = False
+        self._ending: Ending | None = None
+        self._allowance = math.inf
+        self._expired: Callable[[], str] = str
+
+    def allow(self, seconds: float, expired: Callable[[], str]) -> None:
+        """From now on, ``seconds`` may pass without :meth:`progress`. ``expired`` makes the sentence if more do."""
+        self._allowance = seconds
+        self._expired = expired
+        self.progress()
+
+    def progress(self) -> None:
+        """Something moved."""
+        if not self.committed:
+            self.scope.deadline = trio.current_time() + self._allowance
+
+    async def commit(self) -> None:
+        """Pass the commit point, or raise :class:`trio.Cancelled` because the migration was abandoned just before.
+
+        Nothing else can run between the decision and the return.
+        """
+        self.scope.deadline = math.inf
+        if self.scope.cancel_called:
+            await trio.lowlevel.checkpoint()
+            raise AssertionError("a cancelled scope lets no checkpoint pass")
+        self.scope.shield = True
+        self.committed = True
+
+    def abandon(self, ending: Ending) -> bool:
+        """End the migration, unless it is committed. Says whether it could; the first reason given is the one kept."""
+        if self.committed:
+            return False
+        if self._ending is None:
+            self._ending = ending
+        self.scope.cancel()
+        return True
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether :meth:`abandon` has been heard."""
+        return self._ending is not None
+
+    @property
+    def ending(self) -> Ending:
+        """Why the scope was cancelled."""
+        return self._ending or Ending(Outcome.LIMIT, self._expired())

@@ -1,0 +1,162 @@
+"""The rewriter as a session drives it, with the facts that its every step yields counted at once.
+
+The rewriter has no clock and counts nothing (it decides what changes); the relay knows no section and no register (it
+moves bytes). What is between the two is here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from formats.errors import FormatError, LimitExceeded, TruncatedStream, UnsupportedStream
+from proxyd.metrics import Metrics
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.report import RewriteReport
+from proxyd.rewrite.rewriter import Phase, RewriteRefused, StreamRewriter
+from proxyd.routes import Route
+
+Buffer = bytes | memoryview
+
+# From here on the session is a pipe: the rewriter has let go of everything, and a proxy that cannot say where the
+# stream's commit point is (another architecture) has to behave as if it were past.
+PIPE_PHASES: Final = frozenset({Phase.RELEASED, Phase.OPAQUE})
+
+
+class Rewriter(Protocol):
+    """What a session needs of :class:`proxyd.rewrite.rewriter.StreamRewriter`. Tests have a scripted one."""
+
+    @property
+    def phase(self) -> Phase:
+        """Where the stream is."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes taken in and not handed out."""
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes taken in."""
+
+    @property
+    def waiting_for(self) -> str:
+        """What would have to come next."""
+
+    @property
+    def return_path(self) -> bool:
+        """Whether the stream has opened a return path."""
+
+    @property
+    def machine(self) -> str | None:
+        """The machine type, once it is known."""
+
+    @property
+    def passthrough_reason(self) -> str | None:
+        """Why nothing is rewritten."""
+
+    @property
+    def report(self) -> RewriteReport | None:
+        """What was rewritten; set at release."""
+
+    @property
+    def sections(self) -> Mapping[str, int]:
+        """Sections seen, by kind."""
+
+    def feed(self, chunk: bytes) -> list[Buffer]:
+        """What may be sent now that ``chunk`` is there."""
+
+    def finish(self) -> list[Buffer]:
+        """What may be sent now that the source has closed."""
+
+
+RewriterFactory = Callable[[Route], Rewriter]
+
+
+def rewriter_for(route: Route) -> Rewriter:
+    """The real one."""
+    return StreamRewriter(route.policy, route.stream_limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The moment at which held device state was handed out."""
+
+    hold_s: float
+    rewrite_s: float
+
+
+class Intake:
+    """One stream's rewriter, counted."""
+
+    def __init__(self, rewriter: Rewriter, route: str, metrics: Metrics) -> None:
+        self.rewriter = rewriter
+        self.released: Release | None = None
+        self._route = route
+        self._metrics = metrics
+        self._sections: Counter[str] = Counter()
+        self._held = 0
+        self._phase: Phase | None = rewriter.phase
+        self._hold_since: float | None = None
+        metrics.move_session(route, None, rewriter.phase.value)
+
+    @property
+    def is_pipe(self) -> bool:
+        """Whether everything that comes passes from now on."""
+        return self.rewriter.phase in PIPE_PHASES
+
+    def feed(self, chunk: bytes) -> list[Buffer]:
+        """As the rewriter's. Raises what it raises."""
+        arrived = trio.current_time()
+        began = time.perf_counter()
+        try:
+            buffers = self.rewriter.feed(chunk)
+        finally:
+            self._count()
+        if self._hold_since is None and self.rewriter.phase in {Phase.HOLDING, Phase.RELEASED}:
+            self._hold_since = arrived
+        if self.released is None and self._hold_since is not None and self.rewriter.phase is Phase.RELEASED:
+            self.released = Release(trio.current_time() - self._hold_since, time.perf_counter() - began)
+            self._metrics.observe_release(self._route, hold_s=self.released.hold_s, rewrite_s=self.released.rewrite_s)
+        return buffers
+
+    def finish(self) -> list[Buffer]:
+        """As the rewriter's. Raises what it raises, and :class:`TruncatedStream` where it does not see a whole."""
+        buffers = self.rewriter.finish()
+        if not self.is_pipe:
+            raise TruncatedStream(f"the stream ended while waiting for {self.rewriter.waiting_for}")
+        return buffers
+
+    def close(self) -> None:
+        """The session is over: it is in no phase and holds nothing."""
+        if self._phase is not None:
+            self._metrics.move_session(self._route, self._phase.value, None)
+            self._metrics.add_held(self._route, -self._held)
+            self._phase = None
+
+    def _count(self) -> None:
+        for kind, count in self.rewriter.sections.items():
+            if count != self._sections[kind]:
+                self._metrics.count_sections(self._route, kind, count - self._sections[kind])
+                self._sections[kind] = count
+        held = self.rewriter.held_bytes
+        if held != self._held:
+            self._metrics.add_held(self._route, held - self._held)
+            self._held = held
+        if self._phase is not None and self._phase is not self.rewriter.phase:
+            self._metrics.move_session(self._route, self._phase.value, self.rewriter.phase.value)
+            self._phase = self.rewriter.phase
+
+
+def ending_of(error: FormatError | RewriteRefused) -> Ending:
+    """What a stream that cannot be carried ends with."""
+    outcome = {
+        RewriteRefused: Outcome.REFUSED,
+        LimitExceeded: Outcome.LIMIT,
+        UnsupportedStream: Outcome.UNSUPPORTED,
+    }.get(type(error), Outcome.BAD_STREAM)
+    return Ending(outcome, str(error))

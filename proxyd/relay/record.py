@@ -1,0 +1,89 @@
+"""What is told of one session: its log lines and its share of the metrics. Decides nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from typing import Final
+
+from proxyd.journal import Journal, write_plan, write_refusals
+from proxyd.metrics import Direction, Metrics
+from proxyd.relay.intake import Intake
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.rewriter import RewriteRefused
+
+# What an operator expects to see. Everything else is a warning, a bug of ours an error.
+_AS_WISHED: Final = frozenset({Outcome.COMPLETED, Outcome.DELIVERED, Outcome.NOT_MIGRATION})
+
+
+class SessionRecord:
+    """Every line carries the session's migration id and route, so that one id finds the whole story."""
+
+    def __init__(self, route: str, source: str, metrics: Metrics, journal: Journal) -> None:
+        self.id = secrets.token_hex(6)
+        self.journal = journal.having(migration=self.id, route=route)
+        self._route = route
+        self._source = source
+        self._metrics = metrics
+        self._bytes: Counter[Direction] = Counter()
+
+    def begins(self, destination: str, intake: Intake) -> None:
+        """The destination is connected."""
+        self.journal.info(
+            "migration begins", source=self._source, destination=destination, machine=intake.rewriter.machine
+        )
+        self._passthrough(intake)
+
+    def relayed(self, direction: Direction, count: int) -> None:
+        """A leg has taken bytes."""
+        self._bytes[direction] += count
+        self._metrics.count_bytes(self._route, direction, count)
+
+    def released(self, intake: Intake) -> None:
+        """The commit point is passed, and the released bytes are with the kernel."""
+        if intake.released is None:
+            return
+        report = intake.rewriter.report
+        if report is None:
+            self._passthrough(intake)
+        else:
+            self._metrics.count_plan(self._route, report.plan)
+            write_plan(self.journal, report.plan)
+        self.journal.info(
+            "device state released",
+            plan=None if report is None else report.plan.outcome.value,
+            changes=None if report is None else len(report.plan.changes),
+            hold_s=intake.released.hold_s,
+            rewrite_s=intake.released.rewrite_s,
+        )
+
+    def refused(self, error: RewriteRefused) -> None:
+        """The rules forbid this stream."""
+        self._metrics.count_refusals(self._route, error.refusals)
+        write_refusals(self.journal, error.refusals)
+
+    def failed(self, error: Exception) -> None:
+        """A bug of ours."""
+        self.journal.error("a bug of proxyd's; please report it with these lines", exc_info=error)
+
+    def ended(self, ending: Ending, seconds: float, *, silent: bool) -> None:
+        """The last line. ``silent``: the peer never said a byte, which port probes do all day."""
+        self._metrics.count_migration(self._route, ending.outcome.value)
+        if silent:
+            tell = self.journal.debug
+        elif ending.outcome in _AS_WISHED:
+            tell = self.journal.info
+        else:
+            tell = self.journal.warning
+        tell(
+            f"{ending.outcome.value}: {ending.reason}",
+            outcome=ending.outcome.value,
+            source=self._source,
+            bytes_to_destination=self._bytes[Direction.TO_DESTINATION],
+            bytes_to_source=self._bytes[Direction.TO_SOURCE],
+            seconds=round(seconds, 3),
+        )
+
+    def _passthrough(self, intake: Intake) -> None:
+        if intake.rewriter.passthrough_reason is not None:
+            self.journal.info(f"nothing is rewritten: {intake.rewriter.passthrough_reason}")

@@ -1,0 +1,45 @@
+"""A route: where a connection comes in, where it goes, and what may happen to it on the way.
+
+What runs, as opposed to what the operator wrote (:class:`proxyd.config.RouteConfig`): the files are read, the names
+are ids. Immutable, so that a session keeps the one it began with while a reload puts another in its place.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from proxyd.config import Address, IPNetwork
+from proxyd.rewrite.policy import RewritePolicy, StreamLimits
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """The limits of a session that are times, in seconds. None of them applies past the commit point."""
+
+    header_s: float
+    idle_s: float
+    connect_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, ready to carry migrations."""
+
+    name: str
+    listen: Address
+    destination: Address
+    networks: tuple[IPNetwork, ...]
+    policy: RewritePolicy
+    stream_limits: StreamLimits
+    times: SessionTimes
+
+    def admits(self, host: str) -> bool:
+        """Whether a source with this IP address may connect. Without networks, every source may."""
+        if not self.networks:
+            return True
+        address = ipaddress.ip_address(host.partition("%")[0])
+        if address.version == 6 and address.ipv4_mapped is not None:
+            # A socket on [::] sees IPv4 sources like this; the operator wrote the network as IPv4.
+            address = address.ipv4_mapped
+        return any(address.version == network.version and address in network for network in self.networks)
