@@ -1,5 +1,6 @@
 """One emulated arm64 host that has real KVM."""
 
+import os
 import re
 import secrets
 import socket
@@ -44,12 +45,18 @@ class Host:
         self.incoming_port = 0
         self._shell_port = 0
 
-    async def boot(self, command: Sequence[str], image: Path, initramfs: Path) -> None:
-        """Start the emulator and wait until init says that the host is ready; raises LabError."""
+    async def boot(self, command: Sequence[str], image: Path, initramfs: Sequence[bytes]) -> None:
+        """Start the emulator and wait until init says that the host is ready; raises LabError.
+
+        *initramfs*: archives, which the kernel unpacks one after the other.
+        """
         started = time.monotonic()
         monitor, monitor_end = socket.socketpair()
         console, console_end = socket.socketpair()
-        with monitor_end, console_end:
+        # In memory, not in a file: nothing is left behind even when this process is killed.
+        with monitor_end, console_end, os.fdopen(os.memfd_create("initramfs"), "wb") as archive:
+            archive.writelines(initramfs)
+            archive.flush()
             forwards = (f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (SHELL_PORT, INCOMING_PORT))
             self.process = Process(
                 [
@@ -57,7 +64,7 @@ class Host:
                     *("-M", "virt,virtualization=on,gic-version=3", "-cpu", self.spec.cpu),
                     *("-accel", "tcg,thread=multi,tb-size=512", "-m", str(self.spec.memory_mib)),
                     *("-nodefaults", "-nographic", "-no-reboot"),
-                    *("-kernel", str(image), "-initrd", str(initramfs)),
+                    *("-kernel", str(image), "-initrd", f"/dev/fd/{archive.fileno()}"),
                     *("-append", "console=ttyAMA0 panic=-1"),  # a panic ends the emulator, and so the boot
                     *("-netdev", f"user,id=net,{','.join(forwards)}"),
                     *("-device", "virtio-net-pci,netdev=net,romfile="),
@@ -65,7 +72,7 @@ class Host:
                     *("-chardev", f"socket,id=monitor,fd={monitor_end.fileno()}"),
                     *("-qmp", "chardev:monitor"),
                 ],
-                pass_fds=(monitor_end.fileno(), console_end.fileno()),
+                pass_fds=(monitor_end.fileno(), console_end.fileno(), archive.fileno()),
                 output=console_end.fileno(),  # what QEMU itself complains about comes between the kernel's lines
             )
         self.nursery.start_soon(read_lines, _stream(console), self.console)

@@ -1,12 +1,10 @@
 """One run of the lab. Leaving it ends every host, and with them every guest, whatever happened inside."""
 
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
@@ -58,22 +56,18 @@ def set_up(
 class Lab:
     """Hosts, their processes and tasks. Made by `open_lab`."""
 
-    def __init__(self, images: Images, nursery: trio.Nursery, directory: Path, progress: Progress) -> None:
+    def __init__(self, images: Images, nursery: trio.Nursery, progress: Progress) -> None:
         self._images = images
         self._nursery = nursery
-        self._directory = directory
         self.progress = progress
         self._hosts: list[Host] = []
 
     async def boot(self, spec: HostSpec) -> Host:
         """Boot a host; raises LabError with the end of its console when it does not come up."""
         kernel = self._images.kernels[spec.kernel]
-        initramfs = self._directory / f"{spec.kernel}.cpio"
-        if not initramfs.exists():
-            initramfs.write_bytes(self._images.base + modules_archive(kernel))
         host = Host(spec, kernel.release, self._nursery)
         self._hosts.append(host)
-        await host.boot(self._images.outer_command, kernel.image, initramfs)
+        await host.boot(self._images.outer_command, kernel.image, (self._images.base, modules_archive(kernel)))
         self.progress(f"host {kernel.release} on {spec.cpu}: up after {host.boot_seconds:.1f} s")
         return host
 
@@ -91,12 +85,11 @@ class Lab:
 @asynccontextmanager
 async def open_lab(images: Images, progress: Progress = print_progress) -> AsyncIterator[Lab]:
     """Run a lab; its background tasks and processes end with the block."""
-    with tempfile.TemporaryDirectory(prefix="kvmlab-") as directory:
-        async with trio.open_nursery() as nursery:
-            lab = Lab(images, nursery, Path(directory), progress)
-            try:
-                yield lab
-            finally:
-                with trio.CancelScope(shield=True):
-                    await lab.close()
-                nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        lab = Lab(images, nursery, progress)
+        try:
+            yield lab
+        finally:
+            with trio.CancelScope(shield=True):
+                await lab.close()
+            nursery.cancel_scope.cancel()
