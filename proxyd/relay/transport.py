@@ -14,7 +14,6 @@ transferred (``migration/migration.c: migration_update_counters``). So both queu
 
 from __future__ import annotations
 
-import errno
 import itertools
 import socket
 import struct
@@ -57,7 +56,7 @@ class BulkStream(trio.abc.HalfCloseableStream):
     :class:`trio.ClosedResourceError`, :class:`trio.BusyResourceError` for two tasks at the same end.
     """
 
-    def __init__(self, sock: socket.socket, *, receive_queue_bytes: int | None = RECEIVE_QUEUE_BYTES) -> None:
+    def __init__(self, sock: socket.socket, *, receive_queue_bytes: int | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._sending = False
@@ -69,7 +68,7 @@ class BulkStream(trio.abc.HalfCloseableStream):
             bound_receive_queue(sock, receive_queue_bytes)
 
     @classmethod
-    def take(cls, stream: trio.SocketStream, *, receive_queue_bytes: int | None = RECEIVE_QUEUE_BYTES) -> Self:
+    def take(cls, stream: trio.SocketStream, *, receive_queue_bytes: int | None = None) -> Self:
         """Take the socket out of what trio's listeners and connectors return; ``stream`` is closed afterwards."""
         sock = socket.socket(fileno=stream.socket.detach())
         try:
@@ -127,8 +126,6 @@ class BulkStream(trio.abc.HalfCloseableStream):
                 raise trio.ClosedResourceError("the end of the stream was sent already")
             waited = False
             with self._errors():
-                if self._socket.fileno() < 0:
-                    raise OSError(errno.EBADF, "closed")
                 for batch in _batches(buffers):
                     while batch:
                         try:
@@ -185,16 +182,19 @@ class BulkStream(trio.abc.HalfCloseableStream):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        if self._socket.fileno() < 0:
+            raise trio.ClosedResourceError("this stream was closed already")
         try:
             yield
         except OSError as error:
-            if error.errno == errno.EBADF:
-                raise trio.ClosedResourceError("this stream was closed already") from None
             raise trio.BrokenResourceError(f"connection broken: {error.strerror or error}") from error
 
 
-def bound_receive_queue(sock: socket.socket, wanted: int) -> bool:
-    """Let the kernel queue about ``wanted`` bytes on ``sock`` before the peer has to wait; whether that was possible.
+def bound_receive_queue(sock: socket.socket | trio.socket.SocketType, wanted: int = RECEIVE_QUEUE_BYTES) -> bool:
+    """Let the kernel queue about twice ``wanted`` bytes before the peer has to wait; whether that was possible.
+
+    Best done to the listening socket, whose connections inherit it: on one that is connected already it costs a sixth
+    more CPU per byte for the rest of its life.
 
     The system may allow less (``net.core.rmem_max``, 208 KiB by default on older kernels). A queue that small would
     cost more CPU than a long one costs downtime, so then the kernel goes back to its autotuning, up to the third
