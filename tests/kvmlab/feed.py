@@ -1,7 +1,7 @@
 """What a program says, as it says it: waiting for a line or an event without asking again and again."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import trio
@@ -53,21 +53,21 @@ class Feed(Generic[T]):
 
 
 async def read_lines(stream: trio.abc.ReceiveStream, feed: Feed[str]) -> None:
-    """Put each line of *stream* into *feed* until it ends or breaks; line ends are cut off."""
+    """Put each line of *stream* into *feed* until it ends or breaks, and close it; line ends are cut off."""
     rest = b""
-    try:
-        async for chunk in stream:
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                feed.put(line.decode(errors="replace").rstrip("\r"))
-    except trio.BrokenResourceError:
-        pass  # the program at the other end is gone, which is an end like any other
+    # A program that is killed breaks its streams, which is an end like any other.
+    async with stream:
+        with contextlib.suppress(trio.BrokenResourceError):
+            async for chunk in stream:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    feed.put(line.decode(errors="replace").rstrip("\r"))
     if rest:
         feed.put(rest.decode(errors="replace").rstrip("\r"))
     feed.end()
 
 
-@contextmanager
+@contextlib.contextmanager
 def time_limit(seconds: float, what: str) -> Iterator[None]:
     """Raise LabError("... not within ... s") when the block takes longer than *seconds*."""
     with trio.move_on_after(seconds) as scope:

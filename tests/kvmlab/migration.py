@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from tests.kvmlab.catalogue import LabError
 from tests.kvmlab.feed import FeedEnded, first_of, time_limit
 from tests.kvmlab.guest import Guest
 from tests.kvmlab.host import GATEWAY
@@ -48,6 +49,22 @@ async def migrate(source: Guest, destination: Guest, port: int) -> Outcome:
 
     Returns when both ends know how it ended; raises LabError when one does not come to an end.
     """
+    try:
+        return await _migrate(source, destination, port)
+    except LabError as error:
+        raise LabError(
+            f"{error}; {source.name}: {_states(source)}; {destination.name}: {_states(destination)}"
+        ) from error
+
+
+def _states(guest: Guest) -> str:
+    """The states of migration that QEMU went through, and what it complained about."""
+    events = guest.qmp.events.items
+    states = [event["data"]["status"] for event in events if event["event"] == "MIGRATION"]
+    return ", ".join([*states, *guest.complaints()])
+
+
+async def _migrate(source: Guest, destination: Guest, port: int) -> Outcome:
     started = time.monotonic()
     with time_limit(MIGRATION_SECONDS, f"migration from {source.host.release} to {destination.host.release}"):
         await source.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 30, downtime_limit=20000)

@@ -57,7 +57,7 @@ class Qmp:
                 text = json.dumps({"execute": command, "arguments": named})
                 await self._stream.send_all(text.encode() + b"\n")
                 answer = await self._next_answer.receive()
-            except (trio.BrokenResourceError, trio.EndOfChannel) as error:
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as error:
                 raise QmpError(f"{self._name}: {command}: QEMU is gone") from error
         if "error" in answer:
             raise QmpError(f"{self._name}: {command}: {answer['error']['desc']}")
