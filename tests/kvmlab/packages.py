@@ -53,18 +53,21 @@ def _fetch(kernel: Kernel, release: str) -> Path:
 
 
 def _newest_release(kernel: Kernel) -> str | None:
-    """Ask the mirror's index for releases of the series that have every package; None when there is none."""
-    name = kernel.packages[0]
-    build = kernel.release.partition("+")[2]
-    pattern = re.escape(name).replace(
-        re.escape("{release}"), rf"({re.escape(kernel.series)}\.[0-9]+\+{re.escape(build)})"
-    )
+    """Ask the mirror's index for the newest release of the series; None when there is none, or it needs the pool.
+
+    ``6.12.107+deb13`` stands for all of ``6.12.[0-9]+\\+deb13``, ``6.1.0-50`` for all of ``6.1.[0-9]+-[0-9]+``.
+    """
+    if kernel.pool:  # sums are known for one release only
+        return None
+    numbers, plus, build = kernel.release.removeprefix(kernel.series).partition("+")
+    releases = re.escape(kernel.series) + re.sub(r"\d+", "[0-9]+", re.escape(numbers)) + re.escape(plus + build)
+    pattern = re.escape(kernel.packages[0]).replace(re.escape("{release}"), f"({releases})")
     try:
         uris = Apt.make(kernel.suites, "arm64").get("download", "--print-uris", f"^{pattern}$")
     except FetchError:
         return None
-    found = re.findall(rf"(?<= ){pattern}_", uris)
-    return max(found, key=lambda release: [int(n) for n in re.findall(r"\d+", release)], default=None)
+    found: list[str] = re.findall(rf"(?<= ){pattern}_", uris)
+    return max(found, key=lambda release: [int(number) for number in re.findall(r"\d+", release)], default=None)
 
 
 def fetch_outer_qemu(qemu: Qemu) -> Path:
