@@ -1,0 +1,121 @@
+"""Which values a described destination takes, without asking it.
+
+KVM_SET_ONE_REG judges each register by itself (``arch/arm64/kvm/sys_regs.c``). What is modelled here:
+
+* an ID register's bits outside the kernel's writable mask must be the host's own; inside it, a field may be lowered,
+  never raised (kernels before 6.7 have no masks: every bit must be the host's own);
+* other registers take anything, unless the knowledge base says otherwise for the destination's kernel;
+* under TCG an identification register takes its own value only (``target/arm/helper.c: write_list_to_cpustate`` reads
+  every value back and fails if it differs).
+
+What is not modelled is asked of the destination itself, by a rehearsal, in a later version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from formats.arm64.id_fields import fields_of, is_id_register
+from formats.arm64.register_id import id_of
+from proxyd.rewrite.kernel import KernelRelease, parse_kernel
+from proxyd.rewrite.knowledge import Accepts, Knowledge
+
+if TYPE_CHECKING:
+    from proxyd.rewrite.host import HostDescription
+
+CTR_EL0: Final = id_of("CTR_EL0")
+
+# The release that made ID registers writable (PFR0, MMFR0-2, ISAR0-2, ZFR0, DFR0).
+FIRST_WITH_MASKS: Final = KernelRelease(6, 7)
+
+_ALL_BITS: Final = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A value, or a field of one, that the destination does not take.
+
+    ``mask`` says which bits of the register it is about; ``value`` and ``destination_value`` are the field's values.
+    """
+
+    field: str | None
+    mask: int
+    value: int
+    destination_value: int
+    why: str
+
+
+class Acceptance:
+    """What one destination takes. Answers are kept: the vCPUs of a guest mostly carry the same values."""
+
+    def __init__(self, host: HostDescription, knowledge: Knowledge) -> None:
+        self.registers: Mapping[int, int] = dict(host.registers)
+        self.kernel = parse_kernel(host.kernel)
+        self._knowledge = knowledge
+        self._tcg = host.accelerator == "tcg"
+        self._masks, self._masks_are = _masks_of(host, self.kernel, knowledge)
+        self._answers: dict[tuple[int, int], tuple[Mismatch, ...]] = {}
+
+    def mismatches(self, register: int, value: int) -> tuple[Mismatch, ...]:
+        """What of ``value`` the destination does not take. ``register`` is one that it lists."""
+        if value == self.registers[register]:
+            return ()
+        key = (register, value)
+        if key not in self._answers:
+            self._answers[key] = tuple(self._judge(register, value))
+        return self._answers[key]
+
+    def _judge(self, register: int, value: int) -> Iterator[Mismatch]:
+        own = self.registers[register]
+        if is_id_register(register) or register == CTR_EL0:
+            yield from self._judge_fields(register, value, own)
+            return
+        entry = self._knowledge.entry(register)
+        accepts = None if entry is None or self._tcg else entry.acceptance(self.kernel)
+        if accepts is Accepts.EQUAL:
+            yield Mismatch(None, _ALL_BITS, value, own, "takes only its own value")
+        elif accepts is Accepts.AT_MOST and value > own:
+            yield Mismatch(None, _ALL_BITS, value, own, "takes at most its own value")
+        elif accepts is Accepts.SUBSET and value & ~own:
+            yield Mismatch(None, _ALL_BITS, value, own, f"does not know the bits {value & ~own:#x}")
+
+    def _judge_fields(self, register: int, value: int, own: int) -> Iterator[Mismatch]:
+        mask = self._masks.get(register, 0)
+        entry = self._knowledge.entry(register)
+        left = value ^ own
+        for field in fields_of(register):
+            if not left & field.mask:
+                continue
+            left &= ~field.mask
+            theirs, ours = field.get(value), field.get(own)
+            if not self._tcg and entry is not None and entry.acceptance(self.kernel, field.name) is Accepts.ANY:
+                continue
+            if mask & field.mask != field.mask:
+                yield Mismatch(field.name, field.mask, theirs, ours, self._masks_are)
+            elif theirs > ours:
+                yield Mismatch(field.name, field.mask, theirs, ours, "takes at most its own value")
+        while left:
+            # Bits that no field is known for: as KVM does for those, by nibbles, unsigned.
+            shift = (left & -left).bit_length() - 1 & ~3
+            bits = 0xF << shift
+            left &= ~bits
+            theirs, ours = value >> shift & 0xF, own >> shift & 0xF
+            if mask & bits != bits or theirs > ours:
+                yield Mismatch(f"[{shift + 3}:{shift}]", bits, theirs, ours, self._masks_are)
+
+
+def _masks_of(
+    host: HostDescription, kernel: KernelRelease | None, knowledge: Knowledge
+) -> tuple[Mapping[int, int], str]:
+    """The writable masks, and what to say of a bit that is outside of them."""
+    if host.accelerator == "tcg":
+        return {}, "is emulated by TCG and takes only its own value"
+    if host.writable_masks is not None:
+        return host.writable_masks, "takes only its own value"
+    if kernel is None:
+        return {}, "takes an unknown set of values (its kernel and writable masks are not in the description)"
+    if kernel < FIRST_WITH_MASKS:
+        return {}, f"takes only its own value (Linux {kernel})"
+    return knowledge.writable_masks(kernel), "takes only its own value"

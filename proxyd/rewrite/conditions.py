@@ -1,0 +1,234 @@
+"""Conditions over a vCPU's registers, as rules and the knowledge base write them.
+
+    ID_AA64MMFR3_EL1.TCRX == 0 and TCR2_EL1 == 0
+    PMCR_EL0 & 1 == 0
+    listed(SCTLR2_EL1) and destination.ID_AA64PFR0_EL1.EL2 == 0
+
+Operands are registers of the stream, fields of them, the same of the destination (``destination.``), and integers;
+operators are ``== != < <= > >= & and or not``, and ``listed(REGISTER)`` says whether a list has a register.
+
+A register that is not there makes a comparison *undecided*, and an undecided condition does not hold, whatever stands
+around it: ``not (X == 0)`` does not hold either if there is no X. What is not known never permits a change.
+
+The text is parsed by Python's own ``ast`` and only the nodes named here are accepted; nothing is ever executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from formats.arm64.id_fields import field_named
+from formats.arm64.register_id import id_of
+
+Registers = Mapping[int, int]
+# Value of an expression: None is undecided.
+_Value = int | bool | None
+_Evaluate = Callable[[Registers, Registers | None], _Value]
+
+_COMPARISONS: Final[dict[type[ast.cmpop], Callable[[int, int], bool]]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+
+DESTINATION: Final = "destination"
+ACCEPTED: Final = (
+    "registers, REGISTER.FIELD, destination.REGISTER, integers, == != < <= > >= & and or not, listed(REGISTER)"
+)
+
+
+class ConditionError(ValueError):
+    """The text is no condition. The message says where, what is accepted, and what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A parsed condition. ``registers`` are the ids of the stream's registers that it reads."""
+
+    text: str
+    registers: frozenset[int]
+    _evaluate: _Evaluate
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Condition:
+        """Parse ``text``; ``where`` (file and key) opens the message of the :class:`ConditionError`."""
+        return _Parser(text, where).condition()
+
+    def holds(self, stream: Registers, destination: Registers | None) -> bool:
+        """Whether it holds. ``destination`` is None where its registers are not known."""
+        return self._evaluate(stream, destination) is True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class _Parser:
+    def __init__(self, text: str, where: str) -> None:
+        self.text = text
+        self.where = where
+        self.registers: set[int] = set()
+
+    def condition(self) -> Condition:
+        try:
+            tree = ast.parse(self.text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise ConditionError(f"{self.where}: condition expected, found {self.text!r}: {error}") from error
+        evaluate = self.boolean(tree)
+        return Condition(self.text, frozenset(self.registers), evaluate)
+
+    def fail(self, node: ast.AST, expected: str = ACCEPTED) -> NoReturn:
+        found = ast.get_source_segment(self.text.strip(), node) or self.text
+        column = getattr(node, "col_offset", 0) + 1
+        raise ConditionError(f"{self.where}: column {column}: {expected} expected, found {found!r}")
+
+    def boolean(self, node: ast.expr) -> _Evaluate:
+        match node:
+            case ast.BoolOp(op=ast.And(), values=values):
+                return _all([self.boolean(value) for value in values])
+            case ast.BoolOp(op=ast.Or(), values=values):
+                return _any([self.boolean(value) for value in values])
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return _not(self.boolean(operand))
+            case ast.Compare():
+                return self.compare(node)
+            case ast.Call():
+                return self.listed(node)
+            case _:
+                self.fail(node, "comparison, listed(REGISTER), or such joined by and, or, not")
+
+    def compare(self, node: ast.Compare) -> _Evaluate:
+        operands = [self.value(operand) for operand in (node.left, *node.comparators)]
+        operators = []
+        for op in node.ops:
+            if type(op) not in _COMPARISONS:
+                self.fail(node, "== != < <= > or >=")
+            operators.append(_COMPARISONS[type(op)])
+
+        def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+            values = [operand(stream, destination) for operand in operands]
+            if None in values:
+                return None
+            return all(
+                op(left, right)  # type: ignore[arg-type]
+                for op, left, right in zip(operators, values, values[1:], strict=False)
+            )
+
+        return evaluate
+
+    def value(self, node: ast.expr) -> _Evaluate:
+        match node:
+            case ast.Constant(value=int() as number) if not isinstance(number, bool):
+                return lambda _stream, _destination: number
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as number)):
+                return lambda _stream, _destination: -number
+            case ast.BinOp(op=ast.BitAnd(), left=left, right=right):
+                return _and(self.value(left), self.value(right))
+            case ast.Name() | ast.Attribute() | ast.Subscript():
+                return self.operand(node)
+            case _:
+                self.fail(node)
+
+    def operand(self, node: ast.expr) -> _Evaluate:
+        of_destination, register, field_name = self.names(node)
+        field = None
+        if field_name is not None:
+            try:
+                field = field_named(register, field_name)
+            except ValueError as error:
+                raise ConditionError(f"{self.where}: {error}") from error
+
+        def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+            registers = destination if of_destination else stream
+            if registers is None or register not in registers:
+                return None
+            value = registers[register]
+            return value if field is None else field.get(value)
+
+        return evaluate
+
+    def names(self, node: ast.expr) -> tuple[bool, int, str | None]:
+        """[destination.]REGISTER[.FIELD], where REGISTER may end in an index."""
+        parts: list[str] = []
+        while isinstance(node, ast.Attribute):
+            parts.insert(0, node.attr)
+            node = node.value
+        match node:
+            case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=int() as index)):
+                parts.insert(0, f"{name}[{index}]")
+            case ast.Subscript(
+                value=ast.Attribute(value=ast.Name(id=first), attr=name), slice=ast.Constant(value=index)
+            ):
+                parts[:0] = [first, f"{name}[{index}]"]
+            case ast.Name(id=name):
+                parts.insert(0, name)
+            case _:
+                self.fail(node)
+        of_destination = parts[0] == DESTINATION
+        names = parts[1:] if of_destination else parts
+        if not 1 <= len(names) <= 2:
+            self.fail(node, "REGISTER or REGISTER.FIELD")
+        try:
+            register = id_of(names[0])
+        except ValueError as error:
+            raise ConditionError(f"{self.where}: {error}") from error
+        if not of_destination:
+            self.registers.add(register)
+        return of_destination, register, names[1] if len(names) == 2 else None
+
+    def listed(self, node: ast.Call) -> _Evaluate:
+        if not (isinstance(node.func, ast.Name) and node.func.id == "listed" and len(node.args) == 1) or node.keywords:
+            self.fail(node, "listed(REGISTER)")
+        of_destination, register, field_name = self.names(node.args[0])
+        if field_name is not None:
+            self.fail(node, "listed(REGISTER), without a field,")
+
+        def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+            registers = destination if of_destination else stream
+            return None if registers is None else register in registers
+
+        return evaluate
+
+
+# Three-valued logic, in its strict form: one undecided part leaves the whole undecided.
+
+
+def _all(parts: list[_Evaluate]) -> _Evaluate:
+    def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+        values = [part(stream, destination) for part in parts]
+        return None if None in values else all(values)
+
+    return evaluate
+
+
+def _any(parts: list[_Evaluate]) -> _Evaluate:
+    def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+        # One part that holds is enough: nothing undecided can take that away.
+        values = [part(stream, destination) for part in parts]
+        if True in values:
+            return True
+        return None if None in values else False
+
+    return evaluate
+
+
+def _not(part: _Evaluate) -> _Evaluate:
+    def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+        value = part(stream, destination)
+        return None if value is None else not value
+
+    return evaluate
+
+
+def _and(left: _Evaluate, right: _Evaluate) -> _Evaluate:
+    def evaluate(stream: Registers, destination: Registers | None) -> _Value:
+        first, second = left(stream, destination), right(stream, destination)
+        return None if first is None or second is None else first & second
+
+    return evaluate
