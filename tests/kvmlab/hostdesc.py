@@ -23,11 +23,12 @@ def host_description(listed: dict[str, Any], qemu: str) -> bytes:
             "version": 1,
             "name": f"{listed['kernel']} on {listed['cpu']}",
             "kernel": listed["kernel"],
+            "cpu": listed["cpu"],
             "qemu": qemu,
             "accelerator": "kvm",
             "origin": "reglist",
             # Registers without a value are SVE's, which do not travel in the list.
-            "registers": {key: value for key, value in listed["registers"].items() if value is not None},
+            "registers": [{"id": key, "value": value} for key, value in listed["registers"].items() if value],
             "writable_masks": listed["writable_masks"],
         },
         indent=1,
