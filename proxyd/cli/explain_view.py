@@ -1,0 +1,143 @@
+"""What is known of a register, or of an error, as ``explain`` shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from formats.arm64.id_fields import fields_of
+from formats.arm64.register_id import RegisterKind, encoding_of, kind_of, name_of, size_of
+from proxyd.cli.terminal import print_lines, print_table, table
+from proxyd.rewrite.knowledge import Case, Entry, Knowledge
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from proxyd.cli.qemu_errors import Explanation
+
+
+def show_error(console: Console, explanation: Explanation) -> None:
+    """Where it is seen, what it means, what to do."""
+    for title, text in (("seen", explanation.where), ("means", explanation.meaning), ("do", explanation.todo)):
+        _print_entry(console, title, text)
+
+
+def show_register(console: Console, register: int) -> None:
+    """Name, id, kind, what the knowledge base says, and the fields of an ID register."""
+    console.print(f"{name_of(register)}  {register:#x}", style="bold")
+    _print_entry(console, "kind", _kind_text(register))
+    entry = Knowledge.builtin().entry(register)
+    if entry is None:
+        _print_entry(console, "known", "nothing: a change of it has the verdict unknown, and is refused")
+    else:
+        _print_knowledge(console, entry)
+    if fields_of(register):
+        fields = table("Field", "Bits", "", title="Fields")
+        for field in reversed(fields_of(register)):
+            low, high = field.shift, field.shift + field.width - 1
+            bits = str(low) if low == high else f"{high}:{low}"
+            fields.add_row(field.name, bits, "signed" if field.signed else "")
+        print_table(console, fields)
+
+
+def _print_knowledge(console: Console, entry: Entry) -> None:
+    _print_entry(console, "listed", entry.listed)
+    for line in _accepts_texts(entry):
+        _print_entry(console, "accepts", line)
+    if entry.enabled_by is not None:
+        _print_entry(console, "hidden", _hidden_text(entry))
+    if entry.absent is not None:
+        _print_entry(console, "absent", entry.absent)
+    if entry.cases:
+        cases = table("When", "Change", "Verdict", "Why, and the evidence", title="What may be changed")
+        for case in entry.cases:
+            cases.add_row(_when(case), _action(case), case.verdict.value, f"{case.reason}\n({case.evidence})")
+        print_table(console, cases)
+
+
+def _print_entry(console: Console, title: str, text: str) -> None:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=8)
+    grid.add_column(overflow="fold")
+    grid.add_row(title, text)
+    print_lines(console, grid)
+
+
+def _kind_text(register: int) -> str:
+    kind = kind_of(register)
+    operands = f" {encoding_of(register)}" if kind is RegisterKind.SYSREG else ""
+    return f"{kind.value}{operands}, {8 * size_of(register)} bits"
+
+
+def _accepts_texts(entry: Entry) -> list[str]:
+    texts = []
+    for span, field, accepts in entry.accepts:
+        kernels = "every kernel"
+        if span.first is not None and span.last is not None:
+            kernels = f"Linux {span.first} to {span.last}"
+        elif span.first is not None:
+            kernels = f"Linux {span.first} and newer"
+        elif span.last is not None:
+            kernels = f"Linux {span.last} and older"
+        texts.append(f"{'' if field is None else f'field {field}: '}{accepts.value} ({kernels})")
+    return texts
+
+
+def _hidden_text(entry: Entry) -> str:
+    if entry.enabled_by is None:
+        return ""
+    field = f"{name_of(entry.enabled_by.register)}.{entry.enabled_by.field}"
+    return f"by Linux {entry.enabled_by.since} and newer while {field} is 0"
+
+
+def _when(case: Case) -> str:
+    return "always" if case.when is None else str(case.when)
+
+
+def _action(case: Case) -> str:
+    field = "" if case.field is None else f" {case.field}"
+    return f"{case.action.value}{field}"
+
+
+def error_document(explanation: Explanation) -> dict[str, str]:
+    """The same for ``--json``."""
+    return {"where": explanation.where, "meaning": explanation.meaning, "todo": explanation.todo}
+
+
+def register_document(register: int) -> dict[str, Any]:
+    """The same for ``--json``."""
+    kind = kind_of(register)
+    entry = Knowledge.builtin().entry(register)
+    return {
+        "name": name_of(register),
+        "id": f"{register:#x}",
+        "kind": kind.value,
+        "bytes": size_of(register),
+        "operands": str(encoding_of(register)) if kind is RegisterKind.SYSREG else None,
+        "fields": [
+            {"name": one.name, "shift": one.shift, "width": one.width, "signed": one.signed}
+            for one in fields_of(register)
+        ],
+        "knowledge": None if entry is None else _knowledge_document(entry),
+    }
+
+
+def _knowledge_document(entry: Entry) -> dict[str, Any]:
+    return {
+        "listed": entry.listed,
+        "accepts": _accepts_texts(entry),
+        "hidden": _hidden_text(entry) or None,
+        "absent": entry.absent,
+        "cases": [
+            {
+                "action": case.action.value,
+                "field": case.field,
+                "when": None if case.when is None else str(case.when),
+                "verdict": case.verdict.value,
+                "reason": case.reason,
+                "evidence": case.evidence,
+            }
+            for case in entry.cases
+        ],
+    }

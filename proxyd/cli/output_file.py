@@ -1,0 +1,79 @@
+"""Writing a file that is there whole or not at all.
+
+What is written goes to a temporary file in the same directory, which takes the output's name only when everything is
+on disk. On an error or Ctrl-C it is removed, and what had the name before is as it was. Pipes and devices have no
+second name: they get the bytes as they come.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from proxyd.cli.exit_codes import UsageError
+from proxyd.cli.stream_file import FileDetails
+
+STANDARD_OUTPUT: Final = "-"
+
+# A saved stream is the guest's memory. Where the input says nothing, nobody else may read it.
+PRIVATE: Final = 0o600
+
+
+@contextmanager
+def open_output(path: str, source: FileDetails) -> Iterator[BinaryIO]:
+    """A file to write to; it appears as ``path`` when the block ends without an exception.
+
+    ``source`` describes the input: the output gets its permissions, and may not be the same file. Raises
+    :class:`OSError` where it cannot be written, :class:`UsageError` if it is the input.
+    """
+    if path == STANDARD_OUTPUT:
+        with open(1, "wb", closefd=False) as output:
+            yield output
+        return
+    target = Path(path).resolve()
+    there = _stat(target)
+    if there is not None and (there.st_dev, there.st_ino) == source.identity:
+        raise UsageError(f"{path} is the input itself; rewriting in place is not possible")
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        with target.open("wb") as output:
+            yield output
+        return
+    with _replacing(target, PRIVATE if source.permissions is None else source.permissions) as output:
+        yield output
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _replacing(target: Path, permissions: int) -> Iterator[BinaryIO]:
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as output:
+            yield output
+            output.flush()
+            os.fchmod(descriptor, permissions)
+            os.fsync(descriptor)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    """The rename itself is on disk only when the directory is."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
