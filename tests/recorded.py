@@ -21,3 +21,13 @@ def names() -> list[str]:
 def load(name: str) -> bytes:
     """The stream's bytes."""
     return lzma.decompress((STREAMS / f"{name}.bin.xz").read_bytes())
+
+
+HOSTS = Path(__file__).parent / "hosts"
+KERNELS = ("6.1", "6.12", "6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3")
+
+
+@cache
+def host_json(kernel: str, cpu: str) -> bytes:
+    """The description of a real kernel's KVM on an emulated CPU (neoverse-n1, neoverse-v1 or max)."""
+    return lzma.decompress((HOSTS / f"{kernel}-{cpu}.json.xz").read_bytes())

@@ -101,7 +101,7 @@ class _Parser:
             case ast.Call():
                 return self.listed(node)
             case _:
-                self.fail(node, "comparison, listed(REGISTER), or such joined by and, or, not")
+                return self.fail(node, "comparison, listed(REGISTER), or such joined by and, or, not")
 
     def compare(self, node: ast.Compare) -> _Evaluate:
         operands = [self.value(operand) for operand in (node.left, *node.comparators)]
@@ -133,7 +133,7 @@ class _Parser:
             case ast.Name() | ast.Attribute() | ast.Subscript():
                 return self.operand(node)
             case _:
-                self.fail(node)
+                return self.fail(node)
 
     def operand(self, node: ast.expr) -> _Evaluate:
         of_destination, register, field_name = self.names(node)
@@ -163,9 +163,9 @@ class _Parser:
             case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=int() as index)):
                 parts.insert(0, f"{name}[{index}]")
             case ast.Subscript(
-                value=ast.Attribute(value=ast.Name(id=first), attr=name), slice=ast.Constant(value=index)
+                value=ast.Attribute(value=ast.Name(id=first), attr=name), slice=ast.Constant(value=int() as place)
             ):
-                parts[:0] = [first, f"{name}[{index}]"]
+                parts[:0] = [first, f"{name}[{place}]"]
             case ast.Name(id=name):
                 parts.insert(0, name)
             case _:

@@ -124,7 +124,8 @@ class HostDescription(msgspec.Struct, frozen=True):
             for register, value in self.registers.items()
         ]
         head = msgspec.json.format(msgspec.json.encode(document), indent=1).decode().removesuffix("\n}")
-        return f'{head},\n "registers": [\n  {(",%s  " % chr(10)).join(lines)}\n ]\n}}\n'.encode()
+        body = ",\n  ".join(lines)
+        return f'{head},\n "registers": [\n  {body}\n ]\n}}\n'.encode()
 
 
 def _number(file: str, key: str, text: str) -> int:

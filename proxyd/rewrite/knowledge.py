@@ -131,7 +131,7 @@ class Knowledge:
     def writable_masks(self, kernel: KernelRelease) -> Mapping[int, int]:
         """Bits of ID registers that a kernel lets userspace lower.
 
-        A kernel between two known ones gets what both allow; one newer than all, the newest's; one older than all, none.
+        A kernel between two known ones gets what both allow; one newer than all, the newest's; one older, none.
         """
         older = max((known for known in self.masks if known <= kernel), default=None)
         newer = min((known for known in self.masks if known >= kernel), default=None)

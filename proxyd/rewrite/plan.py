@@ -3,8 +3,8 @@
 Order, for each vCPU:
 
 1. the profile's rules, as written;
-2. registers that the destination does not list are removed (QEMU would fail on them, or, above the destination's highest
-   id, lose them without a word);
+2. registers that the destination does not list are removed (QEMU would fail on them, or, above the destination's
+   highest id, lose them without a word);
 3. values that the destination does not take become its own, field by field;
 4. ID register fields are raised where, off, they would hide a register that the destination lists and QEMU writes.
 
@@ -162,10 +162,8 @@ def make_plan(
     rewritten = tuple(planner.result for planner in planners)
     refusals += _uneven(vcpus, rewritten)
     changes = tuple(change for planner in planners for change in planner.changes)
-    if refusals:
-        outcome = Outcome.REFUSED
-    else:
-        outcome = Outcome.LOADS_REWRITTEN if changes else Outcome.LOADS_AS_IS
+    loads = Outcome.LOADS_REWRITTEN if changes else Outcome.LOADS_AS_IS
+    outcome = Outcome.REFUSED if refusals else loads
     notices = [notice for planner in planners for notice in planner.notices]
     if acceptance is not None:
         notices += _newer_than_known(acceptance, knowledge)
@@ -186,7 +184,7 @@ def _uneven(before: Sequence[VcpuRegisters], after: Sequence[VcpuRegisters]) -> 
 def _newer_than_known(acceptance: Acceptance, knowledge: Knowledge) -> Iterator[Notice]:
     newest = knowledge.newest_kernel
     if acceptance.kernel is not None and newest is not None and acceptance.kernel > newest:
-        text = f"the destination's Linux {acceptance.kernel} is newer than the knowledge base, whose rules for {newest} apply"
+        text = f"the destination's Linux {acceptance.kernel} is newer than what is known: the rules for {newest} apply"
         yield Notice(0, None, text)
 
 
@@ -337,9 +335,8 @@ class _VcpuPlanner:
     def _by_case(
         self, case: Case, action: Action, register: int, field_name: str | None, old: int | None, new: int | None
     ) -> Change:
-        return Change(
-            self.vcpu.vcpu, action, register, field_name, old, new, case.verdict, case.reason, "knowledge", case.evidence
-        )  # fmt: skip
+        verdict, reason, evidence = case.verdict, case.reason, case.evidence
+        return Change(self.vcpu.vcpu, action, register, field_name, old, new, verdict, reason, "knowledge", evidence)
 
     def _ignorance(self, entry: Entry | None) -> str:
         return ", and nothing is known of it" if entry is None else ", and no known case covers it"

@@ -29,8 +29,8 @@ class ReturnPathPolicy(StrEnum):
 class StreamLimits:
     """Bounds on one stream.
 
-    ``device_state_bytes`` are held in memory until the vmdesc is there; ``sections`` bounds iterable and device sections
-    each; ``cpregs`` the length of one vCPU's register list.
+    ``device_state_bytes`` are held in memory until the vmdesc is there; ``sections`` bounds iterable and device
+    sections each; ``cpregs`` the length of one vCPU's register list.
     """
 
     device_state_bytes: int = MAX_DEVICE_STATE_BYTES

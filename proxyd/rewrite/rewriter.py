@@ -97,7 +97,8 @@ class StreamRewriter:
         out: list[Buffer] = []
         for event in self._parser.feed(chunk):
             self._take(event, out)
-            if self.phase is Phase.OPAQUE:
+            if self.passthrough_reason is not None and not self._parser.in_device_tail:
+                # Another architecture: the parser would not understand what follows, and need not.
                 out.append(self._parser.rest())
                 return [buffer for buffer in out if len(buffer)]
         if self._parser.in_device_tail and self.phase is Phase.MEMORY:

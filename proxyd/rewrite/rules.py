@@ -48,7 +48,7 @@ class Rule:
         """For ``require``: the sentence that refuses the guest, or None."""
         return None
 
-    def _edit(self, old: int | None) -> Edit | None:
+    def _edit(self, old: int | None) -> Edit | None:  # noqa: ARG002
         raise AssertionError("every kind of rule has its own")
 
 

@@ -98,8 +98,8 @@ def _splice(tail: DeviceTail, rewritten: dict[int, ArmCpu]) -> bytes:
 def _correct_vmdesc(tail: DeviceTail, before: Sequence[ArmCpu], after: Sequence[ArmCpu]) -> bytes:
     """The vmdesc element behind EOF, with the new list lengths.
 
-    The JSON is patched as text, because decoding and encoding would lose the keys that QEMU writes twice. Every vCPU has
-    two arrays, in stream order; anything else is refused.
+    The JSON is patched as text, because decoding and encoding would lose the keys that QEMU writes twice. Every vCPU
+    has two arrays, in stream order; anything else is refused.
     """
     json = bytes(tail.raw[tail.eof + VMDESC_HEADER_BYTES :])
     expected = [len(cpu.cpregs) for cpu in before for _ in ARRAY_FIELDS]
