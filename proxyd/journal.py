@@ -121,11 +121,16 @@ def configure(config: LogConfig, stream: TextIO | None = None, *, journald: bool
 
 
 def write_plan(journal: Journal, plan: Plan) -> None:
-    """One line per change and one per notice. Called after the tail has left, because lines cost time."""
+    """One line per change, and one per notice. Called after the tail has left, because lines cost time."""
     for change in plan.changes:
         write_change(journal, change)
+    # What the destination adds it adds to every vCPU; a line for each would bury the changes.
+    same: dict[tuple[int | None, str], list[Notice]] = {}
     for notice in plan.notices:
-        write_notice(journal, notice)
+        same.setdefault((notice.register, notice.text), []).append(notice)
+    for (register, text), notices in same.items():
+        name = None if register is None else describe(register)
+        journal.info(text, vcpu=notices[0].vcpu, vcpus=len(notices), register=name)
 
 
 def write_change(journal: Journal, change: Change) -> None:
@@ -137,22 +142,18 @@ def write_change(journal: Journal, change: Change) -> None:
         field=change.field,
         old=_hex(change.old),
         new=_hex(change.new),
-        verdict=change.verdict.name.lower(),
+        verdict=change.verdict.value,
         reason=change.reason,
         rule=change.rule,
         evidence=change.evidence,
+        allowed=change.allowed or None,
     )
-
-
-def write_notice(journal: Journal, notice: Notice) -> None:
-    """What was not changed and is worth telling."""
-    journal.info(notice.text, vcpu=notice.vcpu, register=describe(notice.register))
 
 
 def write_refusals(journal: Journal, refusals: Iterable[Refusal]) -> None:
     """One line per refusal: the sentence itself says vCPU, register, values and reason."""
     for refusal in refusals:
-        journal.warning(str(refusal), verdict=refusal.verdict.name.lower())
+        journal.warning(str(refusal), verdict=refusal.verdict.value)
 
 
 _PAST: Final = {"remove": "removed", "set": "set", "add": "added"}

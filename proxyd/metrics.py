@@ -90,12 +90,12 @@ class Metrics:
     def count_plan(self, route: str, plan: Plan) -> None:
         """Every change of a plan that was carried out."""
         for change in plan.changes:
-            self._registers.labels(route, change.action.value, change.verdict.name.lower()).inc()
+            self._registers.labels(route, change.action.value, change.verdict.value).inc()
 
     def count_refusals(self, route: str, refusals: tuple[Refusal, ...]) -> None:
         """Every register that stopped a migration."""
         for refusal in refusals:
-            self._registers.labels(route, "refuse", refusal.verdict.name.lower()).inc()
+            self._registers.labels(route, "refuse", refusal.verdict.value).inc()
 
     def count_reload(self, *, applied: bool) -> None:
         """A reload was applied, or refused and changed nothing."""

@@ -9,6 +9,7 @@ what was not delivered and sends RST: the peer must see an error, not an end.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -97,7 +98,7 @@ async def dial(address: Address, timeout_s: float) -> SocketLeg:
         try:
             return await _connect(family, kind, protocol, where, timeout_s)
         except OSError as error:
-            failures.append(f"{where[0]}: {error.strerror or error}")
+            failures.append(f"{where[0]}: {os.strerror(error.errno) if error.errno else error}")
         except trio.TooSlowError:
             failures.append(f"{where[0]}: no answer in {timeout_s:g} s (limits.connect_time_s)")
     raise DestinationUnreachable(f"destination {address}: expected a QEMU that listens, found {'; '.join(failures)}")

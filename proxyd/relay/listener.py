@@ -14,6 +14,7 @@ from proxyd.config import Address
 from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.transport import RECEIVE_QUEUE_BYTES
 from proxyd.routes import Route
 
 # A source connects once per migration; a burst of this many within one turn of the event loop is no migration.

@@ -13,6 +13,7 @@ The scripted rewriter reads a toy stream, so that a test reads like the conversa
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -38,6 +39,8 @@ from proxyd.rewrite.verdict import Verdict
 from proxyd.routes import Route, SessionTimes
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
 
+ANY_PORT = Address("127.0.0.1", 0)
+SOMEWHERE = Address("127.0.0.1", 1)
 TCR2_EL1 = 0x603000000013C103
 SHUT_0 = b"\x00\x01\x00\x04\x00\x00\x00\x00"
 SHUT_1 = b"\x00\x01\x00\x04\x00\x00\x00\x01"
@@ -74,8 +77,8 @@ class ScriptedRewriter:
         assert self.phase is not Phase.RELEASED, "fed after its release"
         self.bytes_in += len(chunk)
         out: list[bytes | memoryview] = []
-        for n in range(len(chunk)):
-            self._byte(chunk[n : n + 1], out)
+        for word in re.findall(rb"[^][/~!?^&#]+|.", chunk, re.DOTALL):
+            self._word(word, out)
         return out
 
     def finish(self) -> list[bytes | memoryview]:
@@ -91,8 +94,8 @@ class ScriptedRewriter:
             return []
         raise TruncatedStream("the stream ended too early")
 
-    def _byte(self, byte: bytes, out: list[bytes | memoryview]) -> None:
-        match byte:
+    def _word(self, word: bytes, out: list[bytes | memoryview]) -> None:
+        match word:
             case b"!":
                 raise FormatError("not a stream")
             case b"?":
@@ -103,24 +106,24 @@ class ScriptedRewriter:
                 raise UnsupportedStream("postcopy is not supported by this version")
             case b"#":
                 raise ZeroDivisionError("a bug")
-        self.sections["part"] += 1
+        self.sections["part"] += len(word)
         if self.phase is Phase.PROLOGUE:
-            self._held += byte
-            if byte == b"/":
+            self._held += word
+            if word == b"/":
                 self._open(Phase.MEMORY, out)
-            elif byte == b"~":
+            elif word == b"~":
                 self.passthrough_reason = "another architecture"
                 self._open(Phase.OPAQUE, out)
         elif self.phase is Phase.HOLDING:
-            self._held += byte
-            if byte == b"]":
+            self._held += word
+            if word == b"]":
                 self._held = self._held[:-1]
                 self._release(out)
-        elif byte == b"[" and self.phase is Phase.MEMORY:
-            self._held = byte
+        elif word == b"[" and self.phase is Phase.MEMORY:
+            self._held = word
             self.phase = Phase.HOLDING
         else:
-            out.append(memoryview(byte))
+            out.append(memoryview(word))
 
     def _open(self, phase: Phase, out: list[bytes | memoryview]) -> None:
         out.append(self._held)
@@ -133,7 +136,14 @@ class ScriptedRewriter:
             self.passthrough_reason = "no destination is described"
         else:
             notice = Notice(vcpu=0, register=TCR2_EL1, text="the destination invents it")
-            plan = Plan(outcome=Outcome.LOADS_REWRITTEN, changes=(REMOVED,), refusals=(), notices=(notice,), vcpus=())
+            plan = Plan(
+                outcome=Outcome.LOADS_REWRITTEN,
+                changes=(REMOVED,),
+                refusals=(),
+                notices=(notice,),
+                vcpus=(),
+                rewritten=(),
+            )
             self.report = RewriteReport(machine=self.machine, plan=plan)
         self._held = b""
         self.phase = Phase.RELEASED
@@ -142,8 +152,8 @@ class ScriptedRewriter:
 def a_route(
     *,
     name: str = "lab",
-    listen: Address = Address("127.0.0.1", 0),
-    destination: Address = Address("127.0.0.1", 1),
+    listen: Address = ANY_PORT,
+    destination: Address = SOMEWHERE,
     header_s: float = 30,
     idle_s: float = 300,
     connect_s: float = 10,
@@ -175,7 +185,7 @@ class Told(logging.Handler):
 
 
 def a_journal() -> tuple[Journal, Told]:
-    logger = logging.Logger("stage", logging.DEBUG)
+    logger = logging.Logger("stage", logging.DEBUG)  # noqa: LOG001 - one of its own, so that tests do not hear each other
     told = Told()
     logger.addHandler(told)
     return Journal(logger), told

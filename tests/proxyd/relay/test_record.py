@@ -1,0 +1,106 @@
+"""What is told of a session."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxyd.metrics import Direction, Metrics
+from proxyd.relay.intake import Intake
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.record import SessionRecord
+from proxyd.rewrite.rewriter import RewriteRefused
+from tests.proxyd.relay.stage import REFUSAL, ScriptedRewriter, Told, a_journal, value
+
+
+def a_record() -> tuple[SessionRecord, Metrics, Told]:
+    metrics = Metrics()
+    journal, told = a_journal()
+    return SessionRecord("lab", "source:1", metrics, journal), metrics, told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "silent", "level"),
+    [
+        (Outcome.COMPLETED, False, "INFO"),
+        (Outcome.DELIVERED, False, "INFO"),
+        (Outcome.NOT_MIGRATION, False, "INFO"),
+        (Outcome.NOT_MIGRATION, True, "DEBUG"),
+        (Outcome.REFUSED, False, "WARNING"),
+        (Outcome.DRAINED, False, "WARNING"),
+        (Outcome.INTERNAL_ERROR, False, "WARNING"),
+    ],
+)
+def test_the_last_line_says_how_it_ended(outcome: Outcome, silent: bool, level: str) -> None:
+    record, metrics, told = a_record()
+    record.relayed(Direction.TO_DESTINATION, 5)
+    record.relayed(Direction.TO_DESTINATION, 6)
+    record.relayed(Direction.TO_SOURCE, 7)
+    record.ended(Ending(outcome, "because"), 1.23456, silent=silent)
+    assert told.lines == [
+        (
+            level,
+            f"{outcome.value}: because",
+            {
+                "migration": record.id,
+                "route": "lab",
+                "outcome": outcome.value,
+                "source": "source:1",
+                "bytes_to_destination": 11,
+                "bytes_to_source": 7,
+                "seconds": 1.235,
+            },
+        )
+    ]
+    assert value(metrics, "proxyd_migrations_total", route="lab", outcome=outcome.value) == 1
+    assert value(metrics, "proxyd_bytes_total", route="lab", direction="to_destination") == 11
+
+
+async def test_a_release_tells_each_change_and_then_the_sum() -> None:
+    record, metrics, told = a_record()
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(b"QEVM/[state]")
+    record.released(intake)
+    assert told.texts() == ["register removed", "the destination invents it", "device state released"]
+    fields = told.lines[-1][2]
+    assert fields["changes"] == 1
+    assert fields["hold_s"] >= 0
+    assert fields["rewrite_s"] > 0
+    assert value(metrics, "proxyd_registers_total", route="lab", action="remove", verdict="proven") == 1
+
+
+async def test_a_release_without_a_rewrite_says_why() -> None:
+    record, metrics, told = a_record()
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(b"QEVM/[plain]")
+    record.released(intake)
+    assert told.texts() == ["nothing is rewritten: no destination is described", "device state released"]
+
+
+async def test_a_pipe_has_no_release_to_tell_of() -> None:
+    record, metrics, told = a_record()
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(b"QEVM~")
+    record.released(intake)
+    assert told.lines == []
+
+
+async def test_the_beginning_names_both_ends_and_the_machine() -> None:
+    record, metrics, told = a_record()
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(b"QEVM~")
+    record.begins("destination:2", intake)
+    assert told.texts() == ["migration begins", "nothing is rewritten: another architecture"]
+    assert told.lines[0][2]["machine"] == "virt-10.0"
+
+
+def test_a_refusal_is_told_and_counted_by_register() -> None:
+    record, metrics, told = a_record()
+    record.refused(RewriteRefused("refused", (REFUSAL, REFUSAL)))
+    assert told.texts() == [str(REFUSAL), str(REFUSAL)]
+    assert value(metrics, "proxyd_registers_total", route="lab", action="refuse", verdict="unknown") == 2
+
+
+def test_a_bug_is_told_as_one() -> None:
+    record, _, told = a_record()
+    record.failed(ValueError("x"))
+    assert [line[:2] for line in told.lines] == [("ERROR", "a bug of proxyd's; please report it with these lines")]

@@ -1,0 +1,105 @@
+"""Real loopback connections for tests: a listener that plays the destination, and a look at what a peer did."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+RST = struct.pack("ii", 1, 0)
+
+
+async def connect(host: str, port: int) -> trio.SocketStream:
+    """One connection, as a source opens it."""
+    sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        await sock.connect((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """RST. Does nothing to a stream that is closed."""
+    if stream.socket.fileno() >= 0:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+        stream.socket.close()
+
+
+async def read_to_fin(stream: trio.SocketStream) -> bytes:
+    """Everything up to the FIN. An RST is an error."""
+    got = b""
+    while chunk := await stream.receive_some():
+        got += chunk
+    return got
+
+
+async def read_to_rst(stream: trio.SocketStream) -> bytes:
+    """Everything up to the RST, which a FIN is not."""
+    got = b""
+    while True:
+        try:
+            chunk = await stream.receive_some()
+        except trio.BrokenResourceError as error:
+            assert isinstance(error.__cause__, ConnectionResetError), error.__cause__
+            return got
+        assert chunk, "FIN where RST was expected"
+        got += chunk
+
+
+async def read_exactly(stream: trio.SocketStream, count: int) -> bytes:
+    got = b""
+    while len(got) < count:
+        chunk = await stream.receive_some(count - len(got))
+        assert chunk, f"FIN after {len(got)} bytes"
+        got += chunk
+    return got
+
+
+class Door:
+    """A listening socket whose connections the test takes one by one."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self._opened: list[trio.SocketStream] = []
+        self.host, self.port = listener.socket.getsockname()[:2]
+
+    async def next(self) -> trio.SocketStream:
+        stream = await self._listener.accept()
+        self._opened.append(stream)
+        return stream
+
+    def slam(self) -> None:
+        """Reset what the test left open: nothing else ends a committed session."""
+        for stream in self._opened:
+            reset(stream)
+
+    async def nobody_came(self) -> bool:
+        """Whether nobody has connected so far."""
+        with trio.move_on_after(0.05) as scope:
+            stream = await self._listener.accept()
+            await stream.aclose()
+        return scope.cancelled_caught
+
+
+@asynccontextmanager
+async def a_door(host: str = "127.0.0.1") -> AsyncIterator[Door]:
+    """A destination's port."""
+    (listener,) = await trio.open_tcp_listeners(0, host=host)
+    async with listener:
+        door = Door(listener)
+        try:
+            yield door
+        finally:
+            door.slam()
+
+
+def a_closed_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
