@@ -1,0 +1,104 @@
+"""Host descriptions: round trip, and one clear error for what is not accepted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from formats.arm64.cpreg_list import CpregList
+from formats.arm64.register_id import id_of
+from proxyd.rewrite.host import HostDescription, HostError
+from tests import recorded
+
+TCR2 = id_of("TCR2_EL1")
+
+
+@pytest.mark.parametrize("cpu", ["neoverse-n1", "neoverse-v1", "max"])
+@pytest.mark.parametrize("kernel", recorded.KERNELS)
+def test_real_hosts_round_trip(kernel: str, cpu: str) -> None:
+    data = recorded.host_json(kernel, cpu)
+    host = HostDescription.parse(data, "host.json")
+    assert host.to_json() == data
+    assert len(host.registers) > 240
+    assert (host.writable_masks is None) == (kernel == "6.1")
+
+
+def test_core_and_sve_registers_are_left_out() -> None:
+    document = described(registers=[reg(TCR2, 1), reg(0x6030000000100042, 1), reg(0x6080000000150000, 2)])
+    assert HostDescription.parse(document, "h").registers == CpregList({TCR2: 1})
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    host = HostDescription(name="h", registers=CpregList({TCR2: 1}), origin="stream")
+    data = json.loads(host.to_json())
+    assert data == {
+        "format": "proxyd-host",
+        "version": 1,
+        "name": "h",
+        "accelerator": "kvm",
+        "origin": "stream",
+        "registers": [{"id": "0x603000000013c103", "name": "TCR2_EL1", "value": "0x1"}],
+    }
+    assert HostDescription.parse(host.to_json(), "h") == host
+
+
+def reg(register: int, value: int, **more: str) -> dict[str, str]:
+    return {"id": f"{register:#x}", "value": f"{value:#x}"} | more
+
+
+def described(**change: Any) -> bytes:
+    document: dict[str, Any] = {
+        "format": "proxyd-host",
+        "version": 1,
+        "name": "h",
+        "accelerator": "kvm",
+        "origin": "probe",
+        "registers": [reg(TCR2, 1)],
+    }
+    return json.dumps(document | change).encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff", "h.json: JSON expected: "),
+        (b"{", "h.json: JSON expected: "),
+        (b"{}", "h.json: host description (proxyd-host, version 1) expected: Object missing required field `format`"),
+        (described(version=2), "h.json: host description (proxyd-host, version 1) expected: Invalid enum value 2"),
+        (
+            described(typo=1),
+            "h.json: host description (proxyd-host, version 1) expected: Object contains unknown field `typo`",
+        ),
+        (described(registers=[]), "h.json: registers: at least one register expected, found none"),
+        (
+            described(registers=[reg(TCR2, 1), reg(TCR2, 1)]),
+            "h.json: registers[1].id: every id once expected, found 0x603000000013c103 again",
+        ),
+        (
+            described(registers=[reg(TCR2, 1, name="PIR_EL1")]),
+            "h.json: registers[0].name: 'TCR2_EL1' expected for 0x603000000013c103, found 'PIR_EL1'",
+        ),
+        (
+            described(registers=[{"id": "TCR2_EL1", "value": "0x1"}]),
+            "h.json: registers[0].id: number in hex such as 0x1f expected, found 'TCR2_EL1'",
+        ),
+        (
+            described(registers=[{"id": f"{TCR2:#x}", "value": "0x1" + "0" * 16}]),
+            "h.json: registers[0].value: number of 64 bits expected, found 0x1",
+        ),
+        (
+            described(writable_masks={"X": "0x1"}),
+            "h.json: writable_masks: name of a register or its id in hex expected",
+        ),
+        (
+            described(writable_masks={"TCR2_EL1": "y"}),
+            "h.json: TCR2_EL1: number in hex such as 0x1f expected, found 'y'",
+        ),
+    ],
+)
+def test_one_clear_error(data: bytes, message: str) -> None:
+    with pytest.raises(HostError) as caught:
+        HostDescription.parse(data, "h.json")
+    assert str(caught.value).startswith(message)

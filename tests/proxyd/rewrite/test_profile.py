@@ -1,0 +1,120 @@
+"""Profiles: what is read, and one clear error for what is not accepted."""
+
+from __future__ import annotations
+
+import pytest
+
+from formats.arm64.register_id import id_of
+from proxyd.rewrite.profile import Profile, ProfileError
+from proxyd.rewrite.rules import Add, Remove, Require, Set, SetBits
+from proxyd.rewrite.verdict import Verdict
+
+GOOD = b"""
+name = "7.3 to 6.12"
+description = "guests without a PMU"
+
+[[rule]]
+kind = "remove"
+register = "TCR2_EL1"
+when = "ID_AA64MMFR3_EL1.TCRX == 0"
+reason = "no FEAT_TCR2"
+verdict = "proven"
+
+[[rule]]
+kind = "set"
+register = "0x6030000000140000"
+value = "0x10001"
+reason = "the guest calls nothing newer"
+
+[[rule]]
+kind = "set-bits"
+register = "ID_AA64MMFR2_EL1"
+bits = "0b0000_xxxx_xxxx_xxxx_xxxx_xxxx"
+reason = "no CCIDX"
+
+[[rule]]
+kind = "add"
+register = "FW_VENDOR_HYP_BMAP_2"
+value = 0
+reason = "as before"
+
+[[rule]]
+kind = "require"
+when = "PMCR_EL0.E == 0"
+reason = "the PMU is not in use"
+"""
+
+
+def test_every_kind() -> None:
+    profile = Profile.parse(GOOD, "p.toml")
+    assert (profile.name, profile.description) == ("7.3 to 6.12", "guests without a PMU")
+    assert [type(rule) for rule in profile.rules] == [Remove, Set, SetBits, Add, Require]
+    remove, set_, bits, add, require = profile.rules
+    assert (remove.register, remove.verdict) == (id_of("TCR2_EL1"), Verdict.PROVEN)
+    assert isinstance(set_, Set)
+    assert (set_.register, set_.value, set_.verdict) == (id_of("FW_PSCI_VERSION"), 0x10001, Verdict.NEUTRAL)
+    assert isinstance(bits, SetBits)
+    assert (bits.mask, bits.value) == (0xF00000, 0)
+    assert isinstance(add, Add)
+    assert add.value == 0
+    assert require.register == id_of("PMCR_EL0")
+
+
+def test_a_profile_without_a_name_is_called_by_its_file() -> None:
+    assert Profile.parse(b'[[rule]]\nkind="remove"\nregister="PIR_EL1"\nreason="r"', "p.toml").name == "p.toml"
+
+
+RULE = '[[rule]]\nkind = "{kind}"\nregister = "TCR2_EL1"\nreason = "r"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[rule", "p.toml: TOML expected: "),
+        ("rules = 1", "p.toml: profile expected: "),
+        ("rule = []", "p.toml: rule: 1 to 1024 rules expected, found 0"),
+        (RULE.format(kind="drop"), "p.toml: profile expected: Invalid enum value 'drop'"),
+        (RULE.format(kind="remove") + "typo = 1", "p.toml: profile expected: Object contains unknown field `typo`"),
+        (
+            '[[rule]]\nkind="remove"\nregister="TCR2_EL1"',
+            "p.toml: profile expected: Object missing required field `reason`",
+        ),
+        (
+            RULE.format(kind="remove").replace('"r"', '" "'),
+            "p.toml: rule[0].reason: a sentence expected, found nothing",
+        ),
+        (
+            RULE.format(kind="remove").replace("TCR2", "TCR3"),
+            "p.toml: rule[0].register: name of a register or its id in hex expected, found 'TCR3_EL1' (did you mean",
+        ),
+        (
+            '[[rule]]\nkind="remove"\nreason="r"',
+            "p.toml: rule[0].register: name of a register or its id in hex expected",
+        ),
+        ('[[rule]]\nkind="require"\nreason="r"', "p.toml: rule[0].register: name of a register"),
+        ('[[rule]]\nkind="require"\nreason="r"\nwhen="X == 0"', "p.toml: rule[0].when: name of a register or its id"),
+        (RULE.format(kind="remove") + 'when = "X == 0"', "p.toml: rule[0].when: name of a register or its id in hex"),
+        (RULE.format(kind="require"), "p.toml: rule[0]: require: a condition (when) expected, found none"),
+        (
+            RULE.format(kind="remove").replace("TCR2_EL1", "TIMER_CNT"),
+            "p.toml: rule[0]: TIMER_CNT (0x603000000013df1a) must",
+        ),
+        (RULE.format(kind="set"), "p.toml: rule[0].value: number of 64 bits expected, found None"),
+        (RULE.format(kind="set") + "value = -1", "p.toml: rule[0].value: number of 64 bits expected, found -1"),
+        (RULE.format(kind="add") + 'value = "x"', "p.toml: rule[0].value: number of 64 bits expected, found 'x'"),
+        (
+            RULE.format(kind="remove") + "value = 1",
+            "p.toml: rule[0].value: only set and add have a value, found one in remove",
+        ),
+        (
+            RULE.format(kind="set") + 'value=1\nbits="0b1"',
+            "p.toml: rule[0].bits: only set-bits has bits, found them in set",
+        ),
+        (RULE.format(kind="set-bits"), "p.toml: rule[0]: bits such as 0bxxxx_0001 expected"),
+    ],
+)
+def test_one_clear_error(text: str, message: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        Profile.parse(text.encode(), "p.toml")
+    assert str(caught.value).startswith(message)
+    assert caught.value.file == "p.toml"
