@@ -111,9 +111,10 @@ async def _attempt(lab: Lab, source: Guest, destination: Guest, port: int) -> At
     runs = [
         g for g, runs in ((source, outcome.source_running), (destination, outcome.arrival is Arrival.RUNNING)) if runs
     ]
+    errors = [line for line in outcome.complaints if "warning:" not in line]
     lab.progress(
         f"{source.host.spec.kernel} -> {destination.host.spec.kernel}: source {outcome.source_status}, destination "
-        f"{outcome.arrival} after {outcome.seconds:.1f} s{''.join(f'; {line}' for line in outcome.complaints)}"
+        f"{outcome.arrival} after {outcome.seconds:.1f} s{''.join(f'; {line}' for line in errors)}"
     )
     if len(runs) > 1:
         raise LabError(f"{source.name}: the guest runs on both hosts")
