@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from proxyd.cli.exit_codes import ExitCode, InputError, UnreachableError
+from proxyd.cli.exit_codes import ExitCode, UnreachableError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,12 +44,11 @@ def _with_qemu(arguments: argparse.Namespace) -> ExitCode:
 
     try:
         program = qemu.find(arguments.qemu_binary)
+        story = trio.run(qemu.play, program)
     except qemu.QemuMissing as error:
         raise UnreachableError(str(error)) from error
-    try:
-        story = trio.run(qemu.play, program)
     except qemu.QemuUnfit as error:
-        raise InputError(f"{program}: {error}") from error
+        raise UnreachableError(f"{program}: {error}") from error
     if arguments.json:
         terminal.print_json("demo", demo_view.qemu_document(story))
     else:

@@ -51,6 +51,7 @@ def show_qemu(console: Console, story: QemuStory) -> None:
     _facts(console, ("guest", f"at the source: {_counting(story.direct.source_lines)}"))
     console.print("\n2. Through proxyd, on loopback", style="bold")
     _proxied(console, story.proxied.stderr, story.proxied.status, "the guest runs", story.report)
+    console.print()
     _facts(
         console,
         ("guest", f"at the source: {_counting(story.proxied.source_lines)}"),
@@ -89,7 +90,10 @@ def _facts(console: Console, *facts: tuple[str, str]) -> None:
 
 def _counting(lines: Sequence[str]) -> str:
     counted = [line for line in lines if line[:1].isdigit()]
-    return f"{counted[0]} ... {counted[-1]}" if counted else "nothing"
+    if not counted:
+        return "nothing"
+    notices = " (id: what the guest reads differently now, as the table says)" if "id:" in counted[-1] else ""
+    return f"{plain(counted[0])} ... {plain(counted[-1])}{notices}"
 
 
 def document(story: Story) -> dict[str, Any]:

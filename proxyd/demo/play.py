@@ -106,7 +106,7 @@ async def running_daemon(
 ) -> AsyncIterator[config.Address]:
     """The daemon itself on loopback, with one route to ``port``; gives the address it listens on.
 
-    ``towards`` is the route's line that says what the destination is; files in it are in ``directory``. What it
+    ``towards`` are the route's lines that say what the destination is; files in it are in ``directory``. What it
     rewrites with goes to ``rewriters``.
     """
     parsed = config.parse(ROUTE.format(port=port, towards=towards).encode(), directory / "demo.toml")
