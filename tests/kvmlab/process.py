@@ -1,5 +1,7 @@
 """Child processes that never outlive the lab."""
 
+import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -7,8 +9,18 @@ from collections.abc import Mapping, Sequence
 
 import trio
 
+_LIBC = ctypes.CDLL(None)  # before any fork: loading it in the child could wait for a lock that nobody holds there
+_PR_SET_PDEATHSIG = 1
+
 GRACE_SECONDS = 5
 """How long a process may take to end after SIGTERM."""
+
+
+def _die_with(parent: int) -> None:
+    """In the child, before exec: ask for SIGKILL when the parent ends. Popen returns only when this is done."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
 
 
 class Process:
@@ -27,19 +39,20 @@ class Process:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._popen = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *argv],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             pass_fds=pass_fds,
             env=env,
+            preexec_fn=functools.partial(_die_with, os.getpid()),
             start_new_session=True,  # Ctrl-C at the terminal is for the lab, which then ends its children
         )
         self._pidfd = os.pidfd_open(self._popen.pid)
 
     @property
     def pid(self) -> int:
-        """The process's id; setpriv becomes the program, so it is the program's."""
+        """The process's id."""
         return self._popen.pid
 
     async def wait(self) -> int:
