@@ -5,10 +5,12 @@ import select
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.kvmlab.process import Process
 
 SECONDS = 20
+ROOT = Path(__file__).parents[2]
 
 PARENT = """
 import time
@@ -24,7 +26,7 @@ def _ended(pidfd: int) -> bool:
 
 
 def test_child_dies_when_the_lab_is_killed() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pidfd = os.pidfd_open(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
