@@ -1,0 +1,115 @@
+"""Which values a described destination takes, against what real kernels took."""
+
+from __future__ import annotations
+
+import pytest
+
+from formats.arm64.cpreg_list import CpregList
+from formats.arm64.register_id import id_of
+from proxyd.rewrite.acceptance import Acceptance
+from proxyd.rewrite.host import HostDescription
+from proxyd.rewrite.knowledge import Knowledge
+from tests import recorded
+
+
+def host(kernel: str, cpu: str) -> HostDescription:
+    return HostDescription.parse(recorded.host_json(kernel, cpu), "host")
+
+
+def acceptance(description: HostDescription) -> Acceptance:
+    return Acceptance(description, Knowledge.builtin())
+
+
+def refused(where: Acceptance, register: str, value: int) -> list[str | None]:
+    return [mismatch.field for mismatch in where.mismatches(id_of(register), value)]
+
+
+# (cpu, destination, register, value, fields that KVM refused with EINVAL): measured, one KVM_SET_ONE_REG each.
+MEASURED = [
+    ("max", "6.12", "ID_AA64MMFR1_EL1", 0x10102010312122, ["HCX"]),
+    ("max", "6.12", "ID_AA64FPFR0_EL1", 0xFC000003, ["F8MM4", "F8MM8"]),
+    ("max", "6.12", "ID_AA64ISAR3_EL1", 0x10000010, ["FAMINMAX", "FPRCVT"]),
+    ("max", "6.12", "ID_AA64MMFR2_EL1", 0x1221011110011011, ["NV"]),
+    ("max", "6.12", "FW_PSCI_VERSION", 0x10003, [None]),
+    ("max", "6.16", "ID_AA64MMFR3_EL1", 0x111, ["SCTLRX"]),
+    ("max", "7.1", "ID_AA64ISAR2_EL1", 0x1120000000110012, ["ATS1A"]),
+    ("max", "6.1", "ID_AA64PFR2_EL1", 0x100000000, ["FPMR"]),
+    ("max", "6.1", "CLIDR_EL1", 0x1000004, [None]),
+    ("neoverse-n1", "6.1", "ID_AA64DFR0_EL1", 0x10305408, ["DebugVer"]),
+    ("neoverse-v1", "6.12", "ID_MMFR4_EL1", 0x1021110, ["CCIDX"]),
+    ("neoverse-v1", "7.3", "ID_MMFR4_EL1", 0x1021110, ["CCIDX"]),
+    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011102101011, ["CCIDX"]),
+    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011102001011, []),  # NV of an older kernel is taken
+    ("max", "7.3", "ID_AA64MMFR1_EL1", 0x10102010312122, []),
+    ("max", "7.3", "FW_PSCI_VERSION", 0x10001, []),
+    ("max", "7.3", "CLIDR_EL1", 0x123, []),
+    ("max", "7.3", "TPIDR_EL1", 0x1234, []),
+]
+
+
+@pytest.mark.parametrize(("cpu", "kernel", "register", "value", "fields"), MEASURED)
+def test_as_measured(cpu: str, kernel: str, register: str, value: int, fields: list[str | None]) -> None:
+    assert refused(acceptance(host(kernel, cpu)), register, value) == fields
+
+
+def test_masks_come_from_the_knowledge_base_if_nobody_asked_the_kernel() -> None:
+    probed = host("7.3", "max")
+    bare = HostDescription(name="h", registers=probed.registers, kernel="7.3", origin="stream")
+    for description in (probed, bare):
+        assert refused(acceptance(description), "ID_AA64MMFR3_EL1", 0x101) == []
+        assert refused(acceptance(description), "ID_AA64MMFR3_EL1", 0x1111) == ["S2PIE"]
+    unknown = acceptance(HostDescription(name="h", registers=probed.registers, origin="stream"))
+    (mismatch,) = unknown.mismatches(id_of("ID_AA64MMFR3_EL1"), 0x101)
+    assert mismatch.why == "takes an unknown set of values (its kernel and writable masks are not in the description)"
+    old = acceptance(HostDescription(name="h", registers=probed.registers, kernel="6.6.1", origin="stream"))
+    (mismatch,) = old.mismatches(id_of("ID_AA64MMFR3_EL1"), 0x101)
+    assert (mismatch.value, mismatch.destination_value) == (0, 1)
+    assert mismatch.why == "takes only its own value (Linux 6.6)"
+
+
+def small(accelerator: str = "kvm", **registers: int) -> Acceptance:
+    values = {id_of(name): value for name, value in registers.items()}
+    masks = {id_of("ID_AA64PFR0_EL1"): (1 << 64) - 1, id_of("ID_UNALLOCATED_7_7"): 0xF}
+    return acceptance(
+        HostDescription(
+            name="h", registers=CpregList(values), accelerator=accelerator, kernel="7.3", writable_masks=masks
+        )
+    )
+
+
+def test_signed_fields_count_from_minus_one() -> None:
+    without_fp = small(ID_AA64PFR0_EL1=0xFF0000)
+    assert refused(without_fp, "ID_AA64PFR0_EL1", 0x000000) == ["FP", "AdvSIMD"]
+    assert refused(small(ID_AA64PFR0_EL1=0x000000), "ID_AA64PFR0_EL1", 0xFF0000) == []
+
+
+def test_bits_without_a_name_are_judged_by_nibbles() -> None:
+    where = small(ID_UNALLOCATED_7_7=0x3)
+    assert refused(where, "ID_UNALLOCATED_7_7", 0x1) == []
+    assert refused(where, "ID_UNALLOCATED_7_7", 0x7) == ["[3:0]"]
+    (mismatch,) = where.mismatches(id_of("ID_UNALLOCATED_7_7"), 0x53)
+    assert (mismatch.field, mismatch.mask, mismatch.value, mismatch.destination_value) == ("[7:4]", 0xF0, 5, 0)
+
+
+def test_bitmaps_are_subsets_and_identity_is_equal() -> None:
+    where = small(FW_VENDOR_HYP_BMAP_2=0b01, MIDR_EL1=1)
+    assert refused(where, "FW_VENDOR_HYP_BMAP_2", 0) == []
+    (mismatch,) = where.mismatches(id_of("FW_VENDOR_HYP_BMAP_2"), 0b11)
+    assert mismatch.why == "does not know the bits 0x2"
+    (mismatch,) = where.mismatches(id_of("MIDR_EL1"), 2)
+    assert mismatch.why == "takes only its own value"
+    (mismatch,) = small(FW_PSCI_VERSION=0x10001).mismatches(id_of("FW_PSCI_VERSION"), 0x10003)
+    assert mismatch.why == "takes at most its own value"
+
+
+def test_tcg_takes_its_own_identity_only() -> None:
+    where = small(accelerator="tcg", ID_AA64PFR0_EL1=0x22, ID_AA64MMFR2_EL1=0, TPIDR_EL1=0, MIDR_EL1=1)
+    assert refused(where, "ID_AA64PFR0_EL1", 0x21) == ["EL0"]
+    assert refused(where, "ID_AA64MMFR2_EL1", 0x2000000) == ["NV"]
+    assert refused(where, "TPIDR_EL1", 1) == []
+
+
+def test_answers_are_kept() -> None:
+    where = small(MIDR_EL1=1)
+    assert where.mismatches(id_of("MIDR_EL1"), 2) is where.mismatches(id_of("MIDR_EL1"), 2)
+    assert where.mismatches(id_of("MIDR_EL1"), 1) == ()
