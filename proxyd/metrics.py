@@ -24,6 +24,7 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    disable_created_metrics,
     start_http_server,
 )
 
@@ -31,6 +32,10 @@ from proxyd.config import Address
 
 if TYPE_CHECKING:
     from proxyd.rewrite.plan import Plan, Refusal
+
+
+# A second series per series, with the time at which the first was made, tells an operator nothing.
+disable_created_metrics()
 
 
 class Direction(StrEnum):

@@ -64,6 +64,6 @@ class ServiceNotifier:
             # A service manager that does not read must not stop the migrations.
             notify.setblocking(False)
             try:
-                notify.sendto("\n".join(lines).encode(), self._address)
+                notify.sendto("\n".join(" ".join(line.splitlines()) for line in lines).encode(), self._address)
             except OSError:
                 return

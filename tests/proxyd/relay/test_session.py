@@ -32,8 +32,10 @@ async def test_a_port_probe_never_reaches_the_destination(how: str, autojump_clo
         (
             b"\x11\x22\x33\x44\x00\x00\x00\x01",
             "unsupported",
-            "this is a multifd channel, which is not supported by this version "
-            "(at the source: migrate_set_capability multifd off)",
+            (
+                "this is a multifd channel, which is not supported by this version "
+                "(at the source: migrate_set_capability multifd off)"
+            ),
         ),
         (
             b"\x16\x03\x01\x02\x00",
