@@ -31,7 +31,12 @@ PROGRESS_EVERY_S: Final = 0.1
 
 def console(*, stderr: bool = False) -> Console:
     """A console that takes text literally: no markup, no emoji, no guessing what is a number."""
-    from rich.console import Console
+    from rich import console as rich
+
+    class Console(rich.Console):
+        def on_broken_pipe(self) -> None:
+            """Let the command line decide what becomes of it; rich would leave with exit code 1."""
+            raise  # noqa: PLE0704 - rich calls this while it handles the BrokenPipeError
 
     stream: TextIO = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else WIDTH_OF_A_PIPE
