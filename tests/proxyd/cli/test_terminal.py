@@ -145,6 +145,6 @@ def test_progress_of_what_takes_long(monkeypatch: pytest.MonkeyPatch, clock: Clo
         # Not drawn for every chunk.
         bar.advance_to(1 << 20)
         assert screen.getvalue() == drawn
-        clock.now += terminal.PROGRESS_EVERY_S
+        clock.now += 2 * terminal.PROGRESS_EVERY_S
         bar.advance_to(1 << 20)
         assert len(screen.getvalue()) > len(drawn)
