@@ -61,6 +61,10 @@ class Cursor:
         self.view = memoryview(chunk)
         self.position = self._mark = 0
 
+    def unload(self) -> None:
+        """Let go of the chunk, which must be used up: its memory may be needed for the next one."""
+        self.load(b"")
+
     def begin(self) -> int:
         """An element starts here. Returns its stream offset."""
         self._collected.clear()

@@ -83,6 +83,7 @@ class TailCollector:
         page_size: int,
         max_bytes: int = MAX_DEVICE_STATE_BYTES,
         max_sections: int = MAX_SECTIONS,
+        max_name_bytes: int = 255,
     ) -> None:
         self.data = bytearray()
         self.offset = offset
@@ -90,6 +91,7 @@ class TailCollector:
         self._page_size = page_size
         self._max_bytes = max_bytes
         self._max_sections = max_sections
+        self._max_name_bytes = max_name_bytes
         self._scanned = 0
         self._candidates: dict[int, list[int]] = {}  # end of the JSON -> indices of its 00
         self._count = 0
@@ -159,6 +161,13 @@ class TailCollector:
             raise SchemaMismatch(
                 f"vmdesc: page size {self._page_size} expected, found {vmdesc.page_size}", self.offset + eof
             )
+        for device in vmdesc.devices:
+            if len(device.name) > self._max_name_bytes:
+                raise LimitExceeded(
+                    f"section name of at most {self._max_name_bytes} bytes expected (limit name_bytes), "
+                    f"found {device.name!r}",
+                    self.offset,
+                )
         sections = cut_sections(data[:eof], vmdesc, self.offset, self._max_sections)
         return CompleteTail(sections, vmdesc, eof)
 

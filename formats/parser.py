@@ -44,8 +44,9 @@ from formats.savevm import (
     SectionType,
 )
 
-# Machine types are short words ("virt-10.0"); QEMU itself allows any be32.
-MAX_MACHINE_NAME: Final = 255
+# Machine types and section names are short ("virt-10.0", "0000:00:01.0/virtio-net"); the longest seen has 40 bytes.
+# On the wire a section's name has at most 255; for the machine type QEMU itself allows any be32.
+MAX_NAME_BYTES: Final = 255
 
 # configuration/capabilities lists those that must match at both ends; QEMU has about 25 capabilities in all.
 MAX_CAPABILITIES: Final = 64
@@ -73,10 +74,11 @@ _UNSUPPORTED_CAPABILITIES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ParserLimits:
-    """What a stream may ask of the parser: bytes of device state that are collected, device sections."""
+    """What a stream may ask of the parser: bytes of device state that are collected, sections, bytes of a name."""
 
     device_state_bytes: int = MAX_DEVICE_STATE_BYTES
     sections: int = MAX_SECTIONS
+    name_bytes: int = MAX_NAME_BYTES
 
 
 @dataclass(slots=True)
@@ -149,6 +151,7 @@ class StreamParser:
                 except StopIteration:
                     raise AssertionError("the grammar ended") from None
                 yield from self._drain()
+            self._cursor.unload()
         except FormatError as error:
             self._error = error
             raise
@@ -228,8 +231,7 @@ class StreamParser:
         at = cursor.begin()
         yield from cursor.u8()
         length = yield from cursor.be32()
-        if length > MAX_MACHINE_NAME:
-            raise LimitExceeded(f"machine name of at most {MAX_MACHINE_NAME} bytes expected, found {length}", at)
+        self._check_name("machine type", length, at)
         machine = (yield from cursor.read(length)).decode("ascii", "replace")
         page_bits: int | None = None
         uuid: bytes | None = None
@@ -252,6 +254,11 @@ class StreamParser:
         self.machine = machine
         self.page_size = 1 << (DEFAULT_PAGE_BITS if page_bits is None else page_bits)
         yield from self._emit(events.Configuration(at, cursor.end(), machine, page_bits, capabilities, uuid))
+
+    def _check_name(self, what: str, length: int, at: int) -> None:
+        limit = self.limits.name_bytes
+        if length > limit:
+            raise LimitExceeded(f"{what} of at most {limit} bytes expected (limit name_bytes), found {length}", at)
 
     def _capabilities(self, at: int) -> Generator[None, None, tuple[str, ...]]:
         count = yield from self._cursor.be32()
@@ -291,6 +298,7 @@ class StreamParser:
         yield from cursor.u8()
         section_id = yield from cursor.be32()
         idstr = (yield from cursor.counted_string()).decode("ascii", "replace")
+        self._check_name("section name", len(idstr), at)
         instance_id = yield from cursor.be32()
         version_id = yield from cursor.be32()
         walk = WALKERS.get((idstr, version_id))
@@ -357,7 +365,11 @@ class StreamParser:
             )
         self.doing = "the device sections"
         self._tail = TailCollector(
-            self._cursor.offset, self.page_size, self.limits.device_state_bytes, self.limits.sections
+            self._cursor.offset,
+            self.page_size,
+            self.limits.device_state_bytes,
+            self.limits.sections,
+            self.limits.name_bytes,
         )
 
     def _device_tail(self, tail: TailCollector) -> Steps:

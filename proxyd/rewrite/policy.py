@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
+from formats.parser import MAX_NAME_BYTES
 from formats.schemas.arm_cpu import MAX_CPREGS
 
 if TYPE_CHECKING:
@@ -30,12 +31,13 @@ class StreamLimits:
     """Bounds on one stream.
 
     ``device_state_bytes`` are held in memory until the vmdesc is there; ``sections`` bounds iterable and device
-    sections each; ``cpregs`` the length of one vCPU's register list.
+    sections each; ``cpregs`` the length of one vCPU's register list; ``name_bytes`` machine type and section names.
     """
 
     device_state_bytes: int = MAX_DEVICE_STATE_BYTES
     sections: int = MAX_SECTIONS
     cpregs: int = MAX_CPREGS
+    name_bytes: int = MAX_NAME_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
     (
         b.MAGIC + b"\x07" + b.be32(5000),
         LimitExceeded,
-        "at 0x8: machine name of at most 255 bytes expected, found 5000",
+        "at 0x8: machine type of at most 255 bytes expected (limit name_bytes), found 5000",
     ),
     (
         b.MAGIC + b.configuration(page_bits=40) + b"\x01",
@@ -220,6 +220,10 @@ def test_limits() -> None:
         parse(wire, limits=ParserLimits(device_state_bytes=64))
     with pytest.raises(LimitExceeded, match=r"at most 3 device sections expected \(limit sections\), found 4"):
         parse(wire, limits=ParserLimits(sections=3))
+    with pytest.raises(LimitExceeded, match=r"section name of at most 9 bytes expected .*, found 'cpu_common'"):
+        parse(wire, limits=ParserLimits(name_bytes=9))
+    with pytest.raises(LimitExceeded, match=r"section name of at most 9 bytes expected \(limit name_bytes\), found 10"):
+        parse(HEAD + b.start(2, b"", b"0123456789"), limits=ParserLimits(name_bytes=9))
     one = b.start(2, b.EOS) + b.end(2, b.EOS)
     with pytest.raises(LimitExceeded, match=r"at most 2 iterable sections expected \(limit sections\)"):
         parse(HEAD + one * 3, limits=ParserLimits(sections=2))
