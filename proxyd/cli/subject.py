@@ -42,8 +42,9 @@ class Subject:
         counts = sorted({len(vcpu.registers) for vcpu in self.vcpus})
         registers = f"{' or '.join(map(str, counts))} registers"
         if self.host is not None:
+            kernel = "" if self.host.kernel is None else f", Linux {self.host.kernel}"
             qemu = "" if self.host.qemu is None else f", QEMU {self.host.qemu}"
-            return plain(f"host {self.host.name}, Linux {self.host.kernel}{qemu}, {registers}")
+            return plain(f"host {self.host.name}{kernel}{qemu}, {registers}")
         vcpus = "1 vCPU" if len(self.vcpus) == 1 else f"{len(self.vcpus)} vCPUs"
         return plain(f"stream, machine {self.machine}, {vcpus} of {registers}")
 
