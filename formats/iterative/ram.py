@@ -17,6 +17,7 @@ and the next header is then a known number of bytes on: one ``unpack_from`` and 
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import Final
 
 from formats.cursor import Cursor, Steps
@@ -37,6 +38,10 @@ _PAGE_CONTINUE: Final = int(RamFlag.PAGE | RamFlag.CONTINUE)
 _ZERO_CONTINUE: Final = int(RamFlag.ZERO | RamFlag.CONTINUE)
 _ZERO_BYTES: Final = 8 + 1
 _KNOWN_FLAGS: Final = 0x3FF
+
+# Pages in a row after which more are expected; runs of a real guest are of one to a few hundred.
+_RUN: Final = 8
+_PAGE_CONTINUE_BYTE: Final = bytes([_PAGE_CONTINUE])
 _NAMED: Final = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
 
 
@@ -47,25 +52,8 @@ def walk(cursor: Cursor, page_size: int) -> Steps:
     :class:`UnsupportedStream` on one that belongs to a mode proxyd does not carry.
     """
     mask = page_size - 1
-    stride = 8 + page_size
-    unpack = _BE64.unpack_from
     while True:
-        # The fast path: whole PAGE|CONTINUE and ZERO|CONTINUE records inside this chunk.
-        view, position = cursor.view, cursor.position
-        size = len(view)
-        last = size - 8
-        while position <= last:
-            flags = unpack(view, position)[0] & mask
-            if flags == _PAGE_CONTINUE:
-                following = position + stride
-            elif flags == _ZERO_CONTINUE:
-                following = position + _ZERO_BYTES
-            else:
-                break
-            if following > size:
-                break
-            position = following
-        cursor.position = position
+        cursor.position = _whole_records(cursor.view, cursor.position, page_size)
 
         at = cursor.offset
         record = yield from cursor.be64()
@@ -86,6 +74,56 @@ def walk(cursor: Cursor, page_size: int) -> Steps:
             )
         else:
             raise SchemaMismatch(f"RAM record: flags {int(kind):#x} are none that precopy over a socket has", at)
+
+
+def _whole_records(view: memoryview, position: int, page_size: int) -> int:
+    """The fast path: behind all PAGE|CONTINUE and ZERO|CONTINUE records that are whole in this chunk.
+
+    Not part of the generator, whose variables would keep the chunk in memory while it waits for the next one.
+    """
+    mask = page_size - 1
+    stride = 8 + page_size
+    unpack = _BE64.unpack_from
+    size = len(view)
+    last = size - 8
+    pages = 0
+    while position <= last:
+        flags = unpack(view, position)[0] & mask
+        if flags == _PAGE_CONTINUE:
+            pages += 1
+            following = position + stride
+        elif flags == _ZERO_CONTINUE:
+            pages = 0
+            following = position + _ZERO_BYTES
+        else:
+            break
+        if following > size:
+            break
+        position = following
+        if pages >= _RUN:
+            # Not all that is left at once, so that a run which ends has not cost more than it saved.
+            count = min(4 * pages, (size - position) // stride)
+            run = _page_run(view[position : position + count * stride], stride, mask)
+            position += run * stride
+            pages = pages + run if run == count else 0
+    return position
+
+
+def _page_run(records: memoryview, stride: int, mask: int) -> int:
+    """How many records, from the first on, are PAGE|CONTINUE: a sixth of the loop's time per page.
+
+    By induction: if one is, then the next header is exactly ``stride`` bytes on. The flags are in the low bits of a
+    header's bytes 6 and 7 (pages are 64 KiB at most).
+    """
+    low = bytes(records[7::stride])
+    high = bytes(records[6::stride]).translate(_high_flags(mask))
+    return len(low) - max(len(low.lstrip(_PAGE_CONTINUE_BYTE)), len(high.lstrip(b"\0")))
+
+
+@cache
+def _high_flags(mask: int) -> bytes:
+    """A translation of a header's byte 6 that keeps the bits which are flags."""
+    return bytes(byte & mask >> 8 for byte in range(256))
 
 
 def _page(cursor: Cursor, flags: RamFlag, page_size: int, at: int) -> Steps:

@@ -49,10 +49,28 @@ def test_each_record_in_any_chunking(records: bytes, step: int) -> None:
     assert walk(wire + b"\x7e", step) == (len(wire), wire)
 
 
+@pytest.mark.parametrize("pages", [7, 8, 9, 40, 41, 300])
+@pytest.mark.parametrize("then", [b"", b.zero_page(0), b.page(0, block=BLOCK), b.zero_page(0) + b.page(0) * 20])
+def test_a_run_of_pages_ends_where_it_ends(pages: int, then: bytes) -> None:
+    """Page contents that look like headers must not matter, wherever a chunk is cut."""
+    wire = b.page(0, block=BLOCK) + b.page(1 << 40, b.be64(0x28) * 512) * pages + then + b.EOS
+    for step in (len(wire) + 1, 100_000, 4104, 4099):
+        assert walk(wire + b"\x7e", step) == (len(wire), wire)
+
+
+@pytest.mark.parametrize("at", [0, 8, 9, 39, 40, 99])
+@pytest.mark.parametrize("flags", [0x428, 0x128, 0x08, 0x29])
+def test_an_odd_record_in_a_run_is_seen(at: int, flags: int) -> None:
+    odd = b.be64(0x7000 | flags) + bytes(b.PAGE)
+    wire = b.page(0x1000) * at + odd + b.page(0x1000) * (100 - at) + b.EOS
+    with pytest.raises(FormatError, match=f"^at {at * 4104:#x}: RAM record: "):
+        walk(wire, len(wire))
+
+
 def test_pages_of_64_kib() -> None:
     cursor = Cursor()
     page = b.page(0, bytes(1 << 16))
-    cursor.load(page + page + b.EOS)
+    cursor.load(page * 20 + b.EOS)
     with pytest.raises(StopIteration):
         next(ram.walk(cursor, 1 << 16))
     assert cursor.available == 0
