@@ -40,6 +40,9 @@ class Leg(Protocol):
     async def receive_some(self) -> bytes:
         """Some bytes; ``b""`` is FIN."""
 
+    async def receive_chunk(self) -> memoryview:
+        """Many bytes, in memory that is used again once no view of it is left; empty is FIN."""
+
     async def send_buffers(self, buffers: Sequence[Buffer]) -> None:
         """All of the buffers are with the kernel on return."""
 

@@ -67,7 +67,7 @@ class Rewriter(Protocol):
     def sections(self) -> Mapping[str, int]:
         """Sections seen, by kind."""
 
-    def feed(self, chunk: bytes) -> list[Buffer]:
+    def feed(self, chunk: Buffer) -> list[Buffer]:
         """What may be sent now that ``chunk`` is there."""
 
     def finish(self) -> list[Buffer]:
@@ -109,7 +109,7 @@ class Intake:
         """Whether everything that comes passes from now on."""
         return self.rewriter.phase in PIPE_PHASES
 
-    def feed(self, chunk: bytes) -> list[Buffer]:
+    def feed(self, chunk: Buffer) -> list[Buffer]:
         """As the rewriter's. Raises what it raises."""
         arrived = trio.current_time()
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from proxyd.config import Address
 from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings
-from proxyd.relay.transport import RECEIVE_QUEUE_BYTES
+from proxyd.relay.transport import bound_receive_queue
 from proxyd.routes import Route
 
 # A source connects once per migration; a burst of this many within one turn of the event loop is no migration.
@@ -99,7 +99,7 @@ class RoutePort:
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         try:
-            leg = SocketLeg.take(stream, receive_queue_bytes=RECEIVE_QUEUE_BYTES)
+            leg = SocketLeg.take(stream)
         except OSError as error:
             # Gone between accept and the first option: a port probe.
             self._around.metrics.count_migration(self.route.name, Outcome.NOT_MIGRATION.value)
@@ -141,4 +141,5 @@ async def open_port(address: Address) -> trio.SocketListener:
     :raises OSError: it is taken, or not this machine's.
     """
     (listener,) = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    bound_receive_queue(listener.socket)
     return listener

@@ -96,7 +96,7 @@ class RewriteRelay:
         # A destination that is lost before the commit point ends this direction: the return path concludes.
         while self._guard.committed or not self._destination_broken:
             try:
-                chunk = await self._source.receive_some()
+                chunk = await self._source.receive_chunk()
             except GONE as error:
                 if self._return_ended:
                     return
@@ -116,6 +116,7 @@ class RewriteRelay:
                 self._refuse(error)
                 return
             await self._deliver(buffers)
+            del chunk, buffers  # a view that is left would cost the next chunk a buffer of its own
         if self._guard.committed:
             await _half_close(self._destination)
 

@@ -14,15 +14,16 @@ transferred (``migration/migration.c: migration_update_counters``). So both queu
 
 from __future__ import annotations
 
-import itertools
 import socket
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Final, Self, TypeAlias
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, Self, TypeAlias, TypeVar
 
 import trio
 
+A = TypeVar("A")
+T = TypeVar("T")
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # One receive. Below 512 KiB the system calls begin to show (256 KiB: a third more CPU per byte), above 1 MiB nothing
@@ -49,8 +50,6 @@ _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 class BulkStream(trio.abc.HalfCloseableStream):
     """A connected TCP socket as a trio stream. Takes over ``sock``, which must not be used elsewhere afterwards.
 
-    Received chunks are immutable ``bytes`` of their own, so slices of them may be kept and queued.
-
     A send that is cancelled or broken leaves an unknown part of its data sent: the stream is then good for
     :meth:`abort` only. Errors are trio's: :class:`trio.BrokenResourceError` with the :class:`OSError` as its cause,
     :class:`trio.ClosedResourceError`, :class:`trio.BusyResourceError` for two tasks at the same end.
@@ -59,6 +58,7 @@ class BulkStream(trio.abc.HalfCloseableStream):
     def __init__(self, sock: socket.socket, *, receive_queue_bytes: int | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._buffer = bytearray()
         self._sending = False
         self._receiving = False
         self._eof_sent = False
@@ -92,27 +92,43 @@ class BulkStream(trio.abc.HalfCloseableStream):
         size = RECEIVE_BYTES if max_bytes is None else max_bytes
         if size < 1:
             raise ValueError(f"max_bytes of at least 1 expected, found {size}")
+        return await self._receive(self._socket.recv, size)
+
+    async def receive_chunk(self) -> memoryview:
+        """What is there, up to :data:`RECEIVE_BYTES`, for bulk; empty once the peer has sent its FIN.
+
+        The chunk is in a buffer of this stream that is used again as soon as no view of it is left, and not before:
+        whoever keeps one pays with a new buffer, not with changed bytes. So let go of a chunk before the next.
+        """
+        if len(self._buffer) != RECEIVE_BYTES or _is_viewed(self._buffer):
+            self._buffer = bytearray(RECEIVE_BYTES)
+        buffer = self._buffer
+        size = await self._receive(self._socket.recv_into, buffer)
+        return memoryview(buffer)[:size].toreadonly()
+
+    async def _receive(self, attempt: Callable[[A], T], argument: A) -> T:
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
         self._receiving = True
+        waited = False
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            with self._errors():
-                waited = False
-                while True:
-                    try:
-                        chunk = self._socket.recv(size)
-                    except BlockingIOError:
-                        waited = True
-                        await trio.lowlevel.wait_readable(self._socket)
-                    else:
-                        break
+            while True:
+                try:
+                    received = attempt(argument)
+                except BlockingIOError:
+                    waited = True
+                    await trio.lowlevel.wait_readable(self._socket)
+                else:
+                    break
             if not waited:
                 # Other sessions get their turn even if this source never lets the socket run dry.
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            return chunk
+        except OSError as error:
+            raise self._translated(error) from error
         finally:
             self._receiving = False
+        return received
 
     async def send_all(self, data: Buffer) -> None:
         """Hand all of ``data`` to the kernel."""
@@ -120,39 +136,53 @@ class BulkStream(trio.abc.HalfCloseableStream):
 
     async def send_buffers(self, buffers: Sequence[Buffer]) -> None:
         """Hand all buffers to the kernel, in order, without joining them."""
-        with self._sender():
+        self._begin_sending()
+        waited = False
+        try:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._eof_sent:
                 raise trio.ClosedResourceError("the end of the stream was sent already")
-            waited = False
-            with self._errors():
-                for batch in _batches(buffers):
-                    while batch:
-                        try:
-                            sent = self._socket.sendmsg(batch)
-                        except BlockingIOError:
-                            waited = True
-                            await trio.lowlevel.wait_writable(self._socket)
-                        else:
-                            _drop_sent(batch, sent)
+            pending = [memoryview(buffer) for buffer in buffers]
+            while True:
+                try:
+                    sent = self._socket.sendmsg(pending[:_BUFFERS_PER_SEND])
+                except BlockingIOError:
+                    waited = True
+                    await trio.lowlevel.wait_writable(self._socket)
+                else:
+                    _drop_sent(pending, sent)
+                    if not pending:
+                        break
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+        except OSError as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until a send has room for something."""
-        with self._sender():
+        self._begin_sending()
+        try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            with self._errors():
-                await trio.lowlevel.wait_writable(self._socket)
+            if self._socket.fileno() < 0:
+                raise trio.ClosedResourceError("this stream was closed already")
+            await trio.lowlevel.wait_writable(self._socket)
+        finally:
+            self._sending = False
 
     async def send_eof(self) -> None:
         """Send a FIN; receiving goes on."""
-        with self._sender():
+        self._begin_sending()
+        try:
             await trio.lowlevel.checkpoint()
             if not self._eof_sent:
-                with self._errors():
-                    self._socket.shutdown(socket.SHUT_WR)
+                self._socket.shutdown(socket.SHUT_WR)
                 self._eof_sent = True
+        except OSError as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
 
     async def aclose(self) -> None:
         """Close both directions; what the kernel has taken is still delivered."""
@@ -170,24 +200,15 @@ class BulkStream(trio.abc.HalfCloseableStream):
             trio.lowlevel.notify_closing(self._socket)  # wakes tasks that wait here, with ClosedResourceError
             self._socket.close()
 
-    @contextmanager
-    def _sender(self) -> Iterator[None]:
+    def _begin_sending(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
-        try:
-            yield
-        finally:
-            self._sending = False
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translated(self, error: OSError) -> Exception:
         if self._socket.fileno() < 0:
-            raise trio.ClosedResourceError("this stream was closed already")
-        try:
-            yield
-        except OSError as error:
-            raise trio.BrokenResourceError(f"connection broken: {error.strerror or error}") from error
+            return trio.ClosedResourceError("this stream was closed already")
+        return trio.BrokenResourceError(f"connection broken: {error.strerror or error}")
 
 
 def bound_receive_queue(sock: socket.socket | trio.socket.SocketType, wanted: int = RECEIVE_QUEUE_BYTES) -> bool:
@@ -208,17 +229,22 @@ def bound_receive_queue(sock: socket.socket | trio.socket.SocketType, wanted: in
     return False
 
 
-def _batches(buffers: Sequence[Buffer]) -> Iterator[list[memoryview]]:
-    views = (memoryview(buffer) for buffer in buffers if len(buffer))
-    while batch := list(itertools.islice(views, _BUFFERS_PER_SEND)):
-        yield batch
+def _is_viewed(buffer: bytearray) -> bool:
+    """Whether a view of ``buffer`` is alive: then it must keep its size, and CPython sees to that."""
+    try:
+        buffer.append(buffer.pop())
+    except BufferError:
+        return True
+    return False
 
 
-def _drop_sent(batch: list[memoryview], sent: int) -> None:
+def _drop_sent(pending: list[memoryview], sent: int) -> None:
+    """Take what was sent off the front of ``pending``, and what is empty with it."""
     whole = 0
-    while whole < len(batch) and sent >= len(batch[whole]):
-        sent -= len(batch[whole])
+    for view in pending:
+        if sent < view.nbytes:
+            pending[whole] = view[sent:]
+            break
+        sent -= view.nbytes
         whole += 1
-    del batch[:whole]
-    if sent:
-        batch[0] = batch[0][sent:]
+    del pending[:whole]

@@ -54,6 +54,9 @@ class MemoryLeg:
                 return b""
             await self._in.changed.wait()
 
+    async def receive_chunk(self) -> memoryview:
+        return memoryview(await self.receive_some())
+
     async def receive_exactly(self, count: int) -> bytes:
         got = b""
         while len(got) < count:

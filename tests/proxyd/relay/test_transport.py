@@ -83,6 +83,25 @@ async def test_a_chunk_is_at_most_what_was_asked_for() -> None:
         assert await theirs.receive_some() == b"M"
 
 
+async def test_a_chunk_is_used_again_once_nobody_looks_at_it_and_not_before() -> None:
+    ours, theirs = await pair()
+    async with ours, theirs:
+        await ours.send_all(b"QEVM")
+        kept = await theirs.receive_chunk()
+        assert kept == b"QEVM"
+        first = theirs._buffer
+        header = kept[:2]
+        del kept
+        await ours.send_all(b"\x00\x00\x00\x03")
+        assert await theirs.receive_chunk() == b"\x00\x00\x00\x03"
+        assert header == b"QE"
+        second = theirs._buffer
+        assert second is not first
+        await ours.send_eof()
+        assert not await theirs.receive_chunk()
+        assert theirs._buffer is second
+
+
 async def test_what_waits_in_the_proxy_is_bounded() -> None:
     """A source that sends faster than the destination takes is stopped by the bounds, not by memory."""
     source, our_source = await pair()
