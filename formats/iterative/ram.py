@@ -57,23 +57,25 @@ def walk(cursor: Cursor, page_size: int) -> Steps:
 
         at = cursor.offset
         record = yield from cursor.be64()
-        kind = RamFlag(record & mask & _KNOWN_FLAGS)
-        if record & mask & ~_KNOWN_FLAGS:
-            raise SchemaMismatch(f"RAM record: unknown flags {record & mask:#x}", at)
-        if kind & RamFlag.EOS:
-            _only(kind, RamFlag.EOS, at)
+        flags = record & mask
+        if flags == _PAGE_CONTINUE:  # one that the end of a chunk cuts: there is one in every chunk
+            yield from cursor.skip(page_size)
+        elif flags & ~_KNOWN_FLAGS:
+            raise SchemaMismatch(f"RAM record: unknown flags {flags:#x}", at)
+        elif flags & RamFlag.EOS:
+            _only(flags, RamFlag.EOS, at)
             return
-        if kind & RamFlag.MEM_SIZE:
-            _only(kind, RamFlag.MEM_SIZE, at)
+        elif flags & RamFlag.MEM_SIZE:
+            _only(flags, RamFlag.MEM_SIZE, at)
             yield from _block_list(cursor, record & ~mask, at)
-        elif kind & _NAMED:
-            yield from _page(cursor, kind, page_size, at)
-        elif kind == RamFlag.MULTIFD_FLUSH:
+        elif flags & _NAMED:
+            yield from _page(cursor, RamFlag(flags), page_size, at)
+        elif flags == RamFlag.MULTIFD_FLUSH:
             raise UnsupportedStream(
                 "multifd migration is not supported by this version (migrate_set_capability multifd off)", at
             )
         else:
-            raise SchemaMismatch(f"RAM record: flags {int(kind):#x} are none that precopy over a socket has", at)
+            raise SchemaMismatch(f"RAM record: flags {flags:#x} are none that precopy over a socket has", at)
 
 
 def _whole_records(view: memoryview, position: int, page_size: int) -> int:
@@ -173,6 +175,6 @@ def _block_list(cursor: Cursor, total: int, at: int) -> Steps:
         total -= used_length
 
 
-def _only(flags: RamFlag, expected: RamFlag, at: int) -> None:
+def _only(flags: int, expected: RamFlag, at: int) -> None:
     if flags != expected:
-        raise SchemaMismatch(f"RAM record: flag {int(expected):#x} expected alone, found {int(flags):#x}", at)
+        raise SchemaMismatch(f"RAM record: flag {int(expected):#x} expected alone, found {flags:#x}", at)

@@ -33,12 +33,15 @@ class CommitGuard:
         """From now on, ``seconds`` may pass without :meth:`progress`. ``expired`` makes the sentence if more do."""
         self._allowance = seconds
         self._expired = expired
-        self.progress()
+        if not self.committed:
+            self.scope.deadline = trio.current_time() + seconds
 
     def progress(self) -> None:
-        """Something moved."""
+        """Something moved. Called for every chunk, so the deadline is only moved when it is a hundredth too early."""
         if not self.committed:
-            self.scope.deadline = trio.current_time() + self._allowance
+            deadline = trio.current_time() + self._allowance
+            if deadline - self.scope.deadline > self._allowance / 100:
+                self.scope.deadline = deadline
 
     async def commit(self) -> None:
         """Pass the commit point, or raise :class:`trio.Cancelled` because the migration was abandoned just before.

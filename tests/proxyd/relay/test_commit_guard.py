@@ -118,3 +118,17 @@ async def test_cancellation_from_outside_stops_at_the_commit_point(committed: bo
         await trio.sleep(100)
         finished = True
     assert finished is committed
+
+
+async def test_small_steps_of_progress_move_the_deadline_seldom_but_far_enough(autojump_clock: MockClock) -> None:
+    guard = CommitGuard()
+    guard.allow(100.0, lambda: "idle")
+    with guard.scope as scope:
+        for _ in range(1000):
+            await trio.sleep(0.5)
+            guard.progress()
+            assert 99.0 <= scope.deadline - trio.current_time() <= 100.0
+        await guard.commit()
+        guard.progress()
+        guard.allow(1.0, lambda: "late")
+        assert scope.deadline == math.inf
