@@ -7,7 +7,6 @@ and prints whether its registers still hold what it put there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import socket
@@ -96,8 +95,8 @@ async def play(program: str) -> QemuStory:
         return await _play(program)
     except ExceptionGroup as group:
         # Each QEMU has a nursery, and each nursery wraps what goes wrong inside.
-        unfit = group.subgroup(QemuUnfit)
-        if unfit is None:
+        unfit, bugs = group.split(QemuUnfit)
+        if unfit is None or bugs is not None:
             raise
         raise _innermost(unfit) from None
 
@@ -163,11 +162,11 @@ class _Qemu:
 
     async def execute(self, command: str, **arguments: object) -> Any:
         """One QMP command."""
-        await self._monitor.send_all(json.dumps({"execute": command, "arguments": arguments}).encode())
         try:
+            await self._monitor.send_all(json.dumps({"execute": command, "arguments": arguments}).encode())
             answer = await self._answers.receive()
-        except trio.EndOfChannel:
-            raise self._ended() from None
+        except (trio.BrokenResourceError, trio.EndOfChannel):
+            raise await self._ended() from None
         if "error" in answer:
             raise QemuUnfit(f"QEMU refused {command}: {answer['error']['desc']}")
         return answer["return"]
@@ -195,14 +194,14 @@ class _Qemu:
         """Until it holds; looked at whenever the process says anything."""
         while not condition():
             if not self.open_streams:
-                raise self._ended()
+                raise await self._ended()
             await self._news.wait()
 
     async def read_monitor(self) -> None:
         """Keep events, pass answers on."""
         rest = b""
         async with self._answers_in:
-            async for chunk in _until_gone(self._monitor):
+            while chunk := await _receive(self._monitor):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for message in map(json.loads, lines):
                     if "event" in message:
@@ -214,12 +213,14 @@ class _Qemu:
 
     async def read_into(self, sink: bytearray, stream: trio.abc.ReceiveStream) -> None:
         """Keep what comes on the serial line or on standard error."""
-        async for chunk in _until_gone(stream):
+        while chunk := await _receive(stream):
             sink += chunk
             self._tell()
         self._closed()
 
-    def _ended(self) -> QemuUnfit:
+    async def _ended(self) -> QemuUnfit:
+        while self.open_streams:
+            await self._news.wait()
         said = self.stderr.decode(errors="replace").strip() or "without a word on standard error"
         return QemuUnfit(f"QEMU ended: {said}")
 
@@ -232,10 +233,12 @@ class _Qemu:
         self._news = trio.Event()
 
 
-async def _until_gone(stream: trio.abc.ReceiveStream) -> AsyncIterator[bytes]:
-    with contextlib.suppress(trio.BrokenResourceError):
-        while chunk := await stream.receive_some():
-            yield bytes(chunk)
+async def _receive(stream: trio.abc.ReceiveStream) -> bytes:
+    """What came; empty when the other end is closed or dead."""
+    try:
+        return bytes(await stream.receive_some())
+    except trio.BrokenResourceError:
+        return b""
 
 
 @asynccontextmanager
