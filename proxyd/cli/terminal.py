@@ -89,12 +89,8 @@ def size_of(count: int) -> str:
     """A number of bytes for people, in powers of 1024."""
     if count < 10240:
         return f"{count} B"
-    scaled = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        scaled /= 1024
-        if scaled < 1024 or unit == "TiB":
-            break
-    return f"{scaled:.1f} {unit}"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / (1 << 10 * power):.1f} {'KMGT'[power - 1]}iB"
 
 
 def plural(count: int, noun: str) -> str:
