@@ -144,7 +144,7 @@ class Daemon:
         try:
             self._server = _open_metrics(self.metrics, self.snapshot.config.metrics_address)
         except CannotListen:
-            await _close_unserved(self._ports)
+            _close(self._ports)
             raise
 
     @property
@@ -210,7 +210,7 @@ class Daemon:
             try:
                 self._server = _open_metrics(self.metrics, snapshot.config.metrics_address)
             except CannotListen:
-                await _close_unserved(opened)
+                _close(opened)
                 raise
         for port in opened.values():
             self._nursery.start_soon(port.serve, self._nursery, name=f"port {port.address}")
@@ -231,7 +231,7 @@ class Daemon:
             try:
                 listener = await open_port(route.listen)
             except OSError as error:
-                await _close_unserved(ports)
+                _close(ports)
                 raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
             ports[_key(route)] = RoutePort(route, listener, self.sessions, self._around)
         return ports
@@ -266,8 +266,7 @@ class Daemon:
         status = f"draining: {len(self.sessions)} sessions, up to {limit:g} s for those before their commit point"
         self._notifier.stopping(status)
         self._journal.info(status)
-        for port in self._ports.values():
-            port.close()
+        _close(self._ports)
         self._patience.deadline = trio.current_time() + limit
         with self._patience:
             await self.sessions.wait_none()
@@ -298,6 +297,6 @@ def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:
         raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
 
 
-async def _close_unserved(ports: dict[str, RoutePort]) -> None:
+def _close(ports: dict[str, RoutePort]) -> None:
     for port in ports.values():
-        await port.aclose_unserved()
+        port.close()

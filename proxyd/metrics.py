@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # A second series per series, with the time at which the first was made, tells an operator nothing.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Direction(StrEnum):

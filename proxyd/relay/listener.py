@@ -91,11 +91,9 @@ class RoutePort:
 
     def close(self) -> None:
         """Take no more connections: the kernel answers with RST from now on, and a source's guest stays where it is."""
+        # The cancellation comes first, so that the task does not see its socket closed.
         self._scope.cancel()
-
-    async def aclose_unserved(self) -> None:
-        """Close a port that was opened and is not going to be served."""
-        await self._listener.aclose()
+        self._listener.socket.close()
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         try:

@@ -130,18 +130,24 @@ def test_everything_can_be_said() -> None:
         ),
         (
             ROUTE + ROUTE.replace("lab", "other"),
-            "route[1].listen: 127.0.0.1:4444 cannot be bound beside route[0].listen = 127.0.0.1:4444; "
-            "addresses are unique",
+            (
+                "route[1].listen: 127.0.0.1:4444 cannot be bound beside route[0].listen = 127.0.0.1:4444; "
+                "addresses are unique"
+            ),
         ),
         (
             ROUTE + ROUTE.replace("lab", "other").replace("127.0.0.1:", "0.0.0.0:"),
-            "route[1].listen: 0.0.0.0:4444 cannot be bound beside route[0].listen = 127.0.0.1:4444; "
-            "addresses are unique",
+            (
+                "route[1].listen: 0.0.0.0:4444 cannot be bound beside route[0].listen = 127.0.0.1:4444; "
+                "addresses are unique"
+            ),
         ),
         (
             ROUTE.replace("4444", "9469"),
-            "route[0].listen: 127.0.0.1:9469 cannot be bound beside metrics.listen = 127.0.0.1:9469; "
-            "addresses are unique",
+            (
+                "route[0].listen: 127.0.0.1:9469 cannot be bound beside metrics.listen = 127.0.0.1:9469; "
+                "addresses are unique"
+            ),
         ),
         (
             ROUTE.replace("dst.example:4445", "127.0.0.1:4444"),
@@ -185,8 +191,10 @@ def test_everything_can_be_said() -> None:
         ),
         (
             ROUTE + "source_networks = ['192.0.2.1/24']",
-            "route[0].source_networks[0]: expected a network such as 192.0.2.0/24 or 2001:db8::/32: "
-            "192.0.2.1/24 has host bits set",
+            (
+                "route[0].source_networks[0]: expected a network such as 192.0.2.0/24 or 2001:db8::/32: "
+                "192.0.2.1/24 has host bits set"
+            ),
         ),
     ],
 )

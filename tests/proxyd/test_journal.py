@@ -107,15 +107,14 @@ def test_fields_do_not_replace_the_facts_of_a_json_line() -> None:
 def test_a_bug_comes_with_its_traceback() -> None:
     for form, journald in ((LogFormat.TEXT, False), (LogFormat.TEXT, True), (LogFormat.JSON, False)):
         journal, stream = written(form, journald=journald)
-        try:
-            raise ValueError("broken")
-        except ValueError as error:
-            journal.error("a bug", exc_info=error)
+        with pytest.raises(ZeroDivisionError) as caught:
+            1 / 0  # noqa: B018 - a bug with a traceback
+        journal.error("a bug", exc_info=caught.value)
         lines = stream.getvalue().splitlines()
         if form is LogFormat.JSON:
-            assert json.loads(lines[0])["exception"].endswith("ValueError: broken")
+            assert json.loads(lines[0])["exception"].endswith("ZeroDivisionError: division by zero")
         else:
-            assert lines[-1] == ("<3>    " if journald else "    ") + "ValueError: broken"
+            assert lines[-1] == ("<3>    " if journald else "    ") + "ZeroDivisionError: division by zero"
 
 
 def test_configuring_again_replaces(capsys: pytest.CaptureFixture[str]) -> None:

@@ -357,7 +357,7 @@ async def test_ipv6_listens_too() -> None:
 async def test_an_unserved_port_is_closed_again() -> None:
     journal, _ = a_journal()
     port = RoutePort(a_route(), await open_port(Address("127.0.0.1", 0)), Sessions(1), Surroundings(Metrics(), journal))
-    await port.aclose_unserved()
+    port.close()
     with pytest.raises(ConnectionRefusedError):
         await connect(port.address.host, port.address.port)
 

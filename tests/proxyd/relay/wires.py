@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -61,21 +62,32 @@ async def read_exactly(stream: trio.SocketStream, count: int) -> bytes:
     return got
 
 
+_doors: weakref.WeakSet[Door] = weakref.WeakSet()
+
+
+def slam_doors() -> None:
+    """Reset every connection that a test's destinations left open: nothing else ends a committed session."""
+    for door in _doors:
+        door.slam()
+
+
 class Door:
     """A listening socket whose connections the test takes one by one."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
         self._opened: list[trio.SocketStream] = []
+        _doors.add(self)
         self.host, self.port = listener.socket.getsockname()[:2]
 
     async def next(self) -> trio.SocketStream:
-        stream = await self._listener.accept()
+        with trio.fail_after(30):
+            stream = await self._listener.accept()
         self._opened.append(stream)
         return stream
 
     def slam(self) -> None:
-        """Reset what the test left open: nothing else ends a committed session."""
+        """Reset what the test left open."""
         for stream in self._opened:
             reset(stream)
 
