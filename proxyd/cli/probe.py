@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
         arguments.output.write_bytes(described.to_json())
         said.print(f"{arguments.output}: {len(described.registers)} registers", soft_wrap=True)
     if described.kernel is None and described.accelerator == "kvm":
-        said.print("without --kernel, of the values that some kernels take and others refuse none counts as accepted")
+        said.print("no --kernel given: without it, an ID register whose value differs at all will be refused")
     return ExitCode.DONE
 
 

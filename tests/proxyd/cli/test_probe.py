@@ -31,7 +31,7 @@ def test_into_a_file(run: Run, stream: Path, tmp_path: Path) -> None:
 
 def test_a_missing_kernel_is_worth_a_word(run: Run, stream: Path) -> None:
     assert run("probe", "--from-stream", stream).err == (
-        "without --kernel, of the values that some kernels take and others refuse none counts as accepted\n"
+        "no --kernel given: without it, an ID register whose value differs at all will be refused\n"
     )
 
 
