@@ -27,7 +27,8 @@ BLOCK_PAGES = 1024
 BLOCKS_PER_PART = 16
 SECONDS = 300
 
-_forked = multiprocessing.get_context("fork")
+# Not "fork": the test runner has a thread of its own.
+_spawned = multiprocessing.get_context("spawn")
 
 
 def pages(count: int = BLOCK_PAGES) -> bytes:
@@ -107,8 +108,8 @@ class Peer:
     """A process of ours at one end of a proxy."""
 
     def __init__(self, target: Any, *arguments: Any) -> None:
-        self._ours, theirs = _forked.Pipe()
-        self._process = _forked.Process(target=target, args=(theirs, *arguments), daemon=True)
+        self._ours, theirs = _spawned.Pipe()
+        self._process = _spawned.Process(target=target, args=(theirs, *arguments), daemon=True)
         self._process.start()
         theirs.close()
 
