@@ -8,8 +8,17 @@ but Python. With --qemu, two real QEMU processes do it, with a guest that counts
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from proxyd.cli.exit_codes import ExitCode, UnreachableError
+from proxyd.cli.exit_codes import ExitCode, Terminated, UnreachableError
+
+if TYPE_CHECKING:
+    import trio
+
+T = TypeVar("T")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,12 +32,10 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     """Show it. Exit code 0 means that it failed without proxyd and loaded with it."""
     if arguments.qemu or arguments.qemu_binary is not None:
         return _with_qemu(arguments)
-    import trio
-
     from proxyd.cli import demo_view, terminal
-    from proxyd.demo.play import play
+    from proxyd.demo import play
 
-    story = trio.run(play)
+    story = _run(play.play)
     if arguments.json:
         terminal.print_json("demo", demo_view.document(story))
     else:
@@ -37,14 +44,12 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _with_qemu(arguments: argparse.Namespace) -> ExitCode:
-    import trio
-
     from proxyd.cli import demo_view, terminal
     from proxyd.demo import qemu
 
     try:
         program = qemu.find(arguments.qemu_binary)
-        story = trio.run(qemu.play, program)
+        story = _run(partial(qemu.play, program))
     except qemu.QemuMissing as error:
         raise UnreachableError(str(error)) from error
     except qemu.QemuUnfit as error:
@@ -54,6 +59,37 @@ def _with_qemu(arguments: argparse.Namespace) -> ExitCode:
     else:
         demo_view.show_qemu(terminal.console(), story)
     return _verdict(direct_failed=story.direct.status == "failed", proxied=story.proxied.status)
+
+
+def _run(play: Callable[[], Awaitable[T]]) -> T:
+    """Run a plot. SIGINT and SIGTERM end it in order, so that no QEMU is left behind, and leave as they would have."""
+    import trio
+
+    results: list[T] = []
+    errors: list[Exception] = []
+    signals: list[int] = []
+
+    async def watch(scope: trio.CancelScope, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            signals.append(await anext(received))
+            scope.cancel()
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watch, nursery.cancel_scope)
+            try:
+                results.append(await play())
+            except Exception as error:  # noqa: BLE001 - raised below, outside the nursery that would wrap it
+                errors.append(error)
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+    if errors:
+        raise errors[0]
+    if signals:
+        raise KeyboardInterrupt if signals[0] == signal.SIGINT else Terminated
+    return results[0]
 
 
 def _verdict(*, direct_failed: bool, proxied: str) -> ExitCode:

@@ -47,3 +47,7 @@ class UnreachableError(CommandError):
     """A host, a file or a program is not there."""
 
     code = ExitCode.UNREACHABLE
+
+
+class Terminated(BaseException):
+    """SIGTERM came: everything half done is to be cleaned up on the way out."""

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Final, Protocol
 
 from proxyd.cli import check_config, demo, diff, explain, inspect, plan, probe, rewrite, serve
-from proxyd.cli.exit_codes import CommandError, ExitCode
+from proxyd.cli.exit_codes import CommandError, ExitCode, Terminated
 
 EPILOG: Final = """\
 exit codes:
@@ -49,10 +49,6 @@ VERBS: Final[dict[str, Verb]] = {
     "explain": explain,
     "demo": demo,
 }
-
-
-class Terminated(BaseException):
-    """SIGTERM came: everything half done is to be cleaned up on the way out."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +58,26 @@ def test_without_a_qemu_it_says_what_to_install(run: Run, tmp_path: Path, monkey
 def test_a_qemu_that_is_none(run: Run) -> None:
     ran = run("demo", "--qemu-binary", "/bin/false")
     assert (ran.code, ran.err) == (4, "proxyd demo: /bin/false: QEMU ended: without a word on standard error\n")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_it_leaves_no_qemu_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """The "QEMU" says who it is on a pipe and then nothing; the pipe closes when the last of them is gone."""
+    os.mkfifo(tmp_path / "pid")
+    program = tmp_path / "qemu"
+    program.write_text(f'#!/bin/sh\n[ "$1" = -version ] && exit\nexec 9>{tmp_path}/pid\necho $$ >&9\nexec sleep 600\n')
+    program.chmod(0o755)
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxyd.cli", "demo", "--qemu-binary", str(program)], stderr=subprocess.PIPE
+    ) as process:
+        with (tmp_path / "pid").open() as pipe:
+            pid = int(pipe.readline())
+            process.send_signal(number)
+            assert pipe.read() == ""
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (code, b"")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 @pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 70)])
