@@ -10,6 +10,10 @@ from formats.parser import StreamParser
 from tests import builders as b
 from tests import recorded
 
+# Those with the most RAM blocks. The small guests differ in nothing that is counted here.
+FULL = [name for name in recorded.names() if "full" in name]
+assert FULL
+
 RECORDS = (
     b.mem_size({b"mach-virt.ram": 8 * b.PAGE, b"virt.flash0": b.PAGE})
     + b.EOS
@@ -41,7 +45,7 @@ def test_pages_are_counted_by_block_and_kind(step: int) -> None:
     )
 
 
-@pytest.mark.parametrize("name", recorded.names())
+@pytest.mark.parametrize("name", FULL)
 def test_a_recorded_guest_sends_every_page_of_its_memory_at_least_once(name: str) -> None:
     parser = StreamParser()
     census = RamCensus(b.PAGE)

@@ -74,7 +74,7 @@ for answer in {answers!r}:
 def speaking(tmp_path: Path, *answers: bytes) -> str:
     program = tmp_path / "monitor.py"
     program.write_text(MONITOR.format(answers=answers))
-    return script(tmp_path / "qemu", f'[ "$1" = -version ] || exec {sys.executable} {program} "$@"')
+    return script(tmp_path / "qemu", f'[ "$1" = -version ] || exec {sys.executable} -S {program} "$@"')
 
 
 async def test_a_program_that_refuses_a_command(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests import recorded
 REGLISTS = Path(__file__).parents[2] / "reglists"
 KERNELS = ["6.12", "6.18", "7.3"]
 STREAMS = [name for name in recorded.names() if "neoverse-n1" in name and "-7.2-" not in name]
+assert STREAMS
 
 
 def host(kernel: str) -> HostDescription:
