@@ -27,11 +27,11 @@ T = TypeVar("T")
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 # One receive: all that the queue below can hold. What a chunk costs in Python (60 us, with the caches full of guest
-# memory) is paid once per chunk: 1 MiB takes a tenth more CPU per byte, 256 KiB half as much again.
+# memory) is paid once per chunk: 1 MiB takes a tenth more CPU per byte, 256 KiB two thirds more.
 RECEIVE_BYTES: Final = 2 << 20
 
 # Asked of SO_RCVBUF; Linux doubles it for its own overhead, and about 1.9 MiB of stream fit. Left alone, autotuning
-# grows to tcp_rmem's maximum: 12 MiB were parked in front of a slow destination. Half of this costs twice the CPU.
+# grows to tcp_rmem's maximum: 11 MiB were parked before a slow destination. Half of this costs twice the CPU.
 RECEIVE_QUEUE_BYTES: Final = 1 << 20
 
 # TCP_NOTSENT_LOWAT: what may wait in the send queue beyond what is in flight. The process is woken when half of it is

@@ -32,8 +32,8 @@ FOOT = """
 * What waits in the proxy is downtime that QEMU does not know of, so the receive queue of the source's leg is bounded
   to 2 MiB, unless `net.core.rmem_max` is below 1 MiB (older kernels: 208 KiB): then the kernel's autotuning decides, up
   to the third number of `net.ipv4.tcp_rmem`. Set `net.core.rmem_max = 4194304` to have the bound.
-* `net.ipv4.tcp_congestion_control = bbr` paces every packet with a timer, on loopback too: it costs a quarter of the
-  CPU, in every proxy.
+* `net.ipv4.tcp_congestion_control = bbr` paces packets with timers, on loopback too: with it, proxyd's CPU per GB was
+  0.36 where it was 0.27 with cubic.
 * One process is one core. Many migrations at once share it; several daemons on several ports do not.
 """
 
@@ -95,7 +95,8 @@ def _memory(f: dict[str, Any], _: dict[str, Any]) -> str:
         f"While {f['stream_bytes'] / 1e9:.1f} GB pass, proxyd has at most {f['resident_highest'] / mib:.0f} MiB "
         f"resident ({f['resident_before'] / mib:.0f} MiB before the first connection; wanted: below 100 MB). In front "
         f"of a destination that takes {f['slow_destination_bytes_per_s'] / 1e6:.0f} MB/s, at most "
-        f"{f['queued_highest'] / mib:.1f} MiB wait in the kernel on both legs together.\n"
+        f"{f['queued_highest'] / mib:.1f} MiB wait in the kernel on both legs together, and at most 2 MiB in "
+        "proxyd.\n"
     )
 
 
