@@ -137,6 +137,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Without a byte in either direction, before the commit point only. libvirt pauses before switchover while it
     # finishes disk mirrors, so minutes of silence are legitimate.
     idle_time_s: Seconds = 300.0
+    # The same while device state is held. The guest is stopped by then and QEMU writes the rest in one go, so silence
+    # means that the end will not come, and every second of it is downtime.
+    hold_idle_time_s: Seconds = 10.0
     # One address of the destination; a host on the same network answers in milliseconds or not at all.
     connect_time_s: Seconds = 10.0
     # How long a drain lets migrations go on that have not reached their commit point. Past it there is no limit.

@@ -71,7 +71,12 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
         stream_limits=StreamLimits(
             device_state_bytes=limits.device_state_bytes, sections=limits.sections, cpregs=limits.cpregs
         ),
-        times=SessionTimes(header_s=limits.header_time_s, idle_s=limits.idle_time_s, connect_s=limits.connect_time_s),
+        times=SessionTimes(
+            header_s=limits.header_time_s,
+            idle_s=limits.idle_time_s,
+            hold_idle_s=limits.hold_idle_time_s,
+            connect_s=limits.connect_time_s,
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import trio
 
-from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.outcome import Ending
 
 
 class CommitGuard:
@@ -26,21 +26,27 @@ class CommitGuard:
         self.scope = trio.CancelScope()
         self.committed = False
         self._ending: Ending | None = None
-        self._allowance = math.inf
-        self._expired: Callable[[], str] = str
+        self._allowance: Callable[[], float] = _no_limit
+        self._expired: Callable[[], Ending] = _nothing_expired
 
-    def allow(self, seconds: float, expired: Callable[[], str]) -> None:
-        """From now on, ``seconds`` may pass without :meth:`progress`. ``expired`` makes the sentence if more do."""
+    def allow(self, seconds: Callable[[], float], expired: Callable[[], Ending]) -> None:
+        """From now on, ``seconds()`` may pass without :meth:`progress`; asked anew each time. If more do, ``expired()``
+        says how the migration ended."""
         self._allowance = seconds
         self._expired = expired
         if not self.committed:
-            self.scope.deadline = trio.current_time() + seconds
+            self.scope.deadline = trio.current_time() + seconds()
+
+    def allow_any_time(self) -> None:
+        """From now on nothing expires: somebody else keeps the time."""
+        self.allow(_no_limit, _nothing_expired)
 
     def progress(self) -> None:
-        """Something moved. Called for every chunk, so the deadline is only moved when it is a hundredth too early."""
+        """Something moved. Called for every chunk, so the deadline is only moved when it is a hundredth wrong."""
         if not self.committed:
-            deadline = trio.current_time() + self._allowance
-            if deadline - self.scope.deadline > self._allowance / 100:
+            allowance = self._allowance()
+            deadline = trio.current_time() + allowance
+            if abs(deadline - self.scope.deadline) > allowance / 100:
                 self.scope.deadline = deadline
 
     async def commit(self) -> None:
@@ -72,4 +78,12 @@ class CommitGuard:
     @property
     def ending(self) -> Ending:
         """Why the scope was cancelled."""
-        return self._ending or Ending(Outcome.LIMIT, self._expired())
+        return self._ending or self._expired()
+
+
+def _no_limit() -> float:
+    return math.inf
+
+
+def _nothing_expired() -> Ending:
+    raise AssertionError("a scope without a deadline has expired")

@@ -11,7 +11,6 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -29,7 +28,7 @@ from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewr
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rewrite_relay import RewriteRelay
-from proxyd.rewrite.rewriter import RewriteRefused
+from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import Route
 
 _UNSUPPORTED: Final = {
@@ -88,7 +87,7 @@ class MigrationSession:
         ran_to_its_end = False
         try:
             with self._guard.scope as scope:
-                self._guard.allow(self.route.times.header_s, self._header_expired)
+                self._guard.allow(lambda: self.route.times.header_s, self._header_expired)
                 ending = await self._carry()
                 ran_to_its_end = self._destination is not None and self._guard.committed
             if scope.cancelled_caught or self._guard.abandoned:
@@ -113,13 +112,12 @@ class MigrationSession:
         if isinstance(buffers, Ending):
             return buffers
         try:
-            # The name, then each address; the limit proper is inside.
-            self._guard.allow(math.inf, str)
+            self._guard.allow_any_time()  # the dialler has its limit for each address
             self._destination = await self._dialler(self.route.destination, self.route.times.connect_s)
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, self._intake)
-        self._guard.allow(self.route.times.idle_s, self._idle_expired)
+        self._guard.allow(self._idle_allowance, self._idle_expired)
         relay = RewriteRelay(self._source, self._destination, self._intake, self._guard, self.record)
         return await relay.run(buffers)
 
@@ -162,14 +160,26 @@ class MigrationSession:
             except trio.BrokenResourceError as error:
                 return Ending(Outcome.SOURCE_GONE, f"the source's connection broke in the prologue: {error.__cause__}")
 
-    def _header_expired(self) -> str:
-        return (
+    def _header_expired(self) -> Ending:
+        reason = (
             f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), "
             f"{self._intake.rewriter.bytes_in} bytes came"
         )
+        return Ending(Outcome.LIMIT, reason)
 
-    def _idle_expired(self) -> str:
-        return (
-            f"nothing moved for {self.route.times.idle_s:g} s (limits.idle_time_s) "
-            f"while waiting for {self._intake.rewriter.waiting_for}"
-        )
+    def _idle_allowance(self) -> float:
+        times = self.route.times
+        return times.hold_idle_s if self._intake.rewriter.phase is Phase.HOLDING else times.idle_s
+
+    def _idle_expired(self) -> Ending:
+        rewriter = self._intake.rewriter
+        seconds = f"nothing moved for {self._idle_allowance():g} s"
+        if rewriter.phase is not Phase.HOLDING:
+            return Ending(Outcome.LIMIT, f"{seconds} (limits.idle_time_s) while waiting for {rewriter.waiting_for}")
+        held = f"{seconds} (limits.hold_idle_time_s) with {rewriter.held_bytes} bytes of device state held"
+        try:
+            rewriter.finish()
+        except FormatError as error:
+            # Nothing more will come: what is there is the stream, and this is what is wrong with it.
+            return Ending(Outcome.BAD_STREAM, f"{held}: {error}")
+        return Ending(Outcome.LIMIT, held)

@@ -156,6 +156,7 @@ def a_route(
     destination: Address = SOMEWHERE,
     header_s: float = 30,
     idle_s: float = 300,
+    hold_idle_s: float = 10,
     connect_s: float = 10,
     networks: tuple[Any, ...] = (),
 ) -> Route:
@@ -166,7 +167,7 @@ def a_route(
         networks=networks,
         policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin()),
         stream_limits=StreamLimits(),
-        times=SessionTimes(header_s=header_s, idle_s=idle_s, connect_s=connect_s),
+        times=SessionTimes(header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, connect_s=connect_s),
     )
 
 

@@ -13,6 +13,8 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.outcome import Ending, Outcome
 
 DRAINED = Ending(Outcome.DRAINED, "enough")
+OVER = Ending(Outcome.LIMIT, "10 s are over")
+LATER = Ending(Outcome.LIMIT, "20 s are over")
 GONE = Ending(Outcome.SOURCE_GONE, "gone")
 
 
@@ -60,17 +62,17 @@ async def test_an_abandoned_migration_cannot_commit() -> None:
 async def test_a_limit_expires(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope as scope:
-        guard.allow(10, lambda: "10 s are over")
+        guard.allow(lambda: 10, lambda: OVER)
         await trio.sleep_forever()
     assert scope.cancelled_caught
     assert trio.current_time() == 10
-    assert guard.ending == Ending(Outcome.LIMIT, "10 s are over")
+    assert guard.ending == OVER
 
 
 async def test_progress_begins_the_limit_anew(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope:
-        guard.allow(10, lambda: "over")
+        guard.allow(lambda: 10, lambda: OVER)
         await trio.sleep(9)
         guard.progress()
         await trio.sleep_forever()
@@ -80,17 +82,38 @@ async def test_progress_begins_the_limit_anew(autojump_clock: MockClock) -> None
 async def test_the_later_limit_replaces_the_earlier(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope:
-        guard.allow(10, lambda: "first")
-        guard.allow(20, lambda: "second")
+        guard.allow(lambda: 10, lambda: OVER)
+        guard.allow(lambda: 20, lambda: LATER)
         await trio.sleep_forever()
     assert trio.current_time() == 20
-    assert guard.ending.reason == "second"
+    assert guard.ending == LATER
+
+
+async def test_what_may_pass_is_asked_each_time(autojump_clock: MockClock) -> None:
+    guard = CommitGuard()
+    seconds = 10.0
+    with guard.scope:
+        guard.allow(lambda: seconds, lambda: OVER)
+        seconds = 3.0
+        await trio.sleep(5)
+        guard.progress()
+        await trio.sleep_forever()
+    assert trio.current_time() == 8
+
+
+async def test_nothing_expires_while_somebody_else_keeps_the_time(autojump_clock: MockClock) -> None:
+    guard = CommitGuard()
+    with guard.scope as scope:
+        guard.allow(lambda: 10, lambda: OVER)
+        guard.allow_any_time()
+        await trio.sleep(1000)
+    assert not scope.cancelled_caught
 
 
 async def test_no_limit_runs_past_the_commit_point(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope as scope:
-        guard.allow(10, lambda: "over")
+        guard.allow(lambda: 10, lambda: OVER)
         await guard.commit()
         guard.progress()
         await trio.sleep(1000)
@@ -101,7 +124,7 @@ async def test_no_limit_runs_past_the_commit_point(autojump_clock: MockClock) ->
 async def test_a_limit_that_ran_out_in_the_same_instant_gives_way_to_the_commit(mock_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope:
-        guard.allow(10, lambda: "over")
+        guard.allow(lambda: 10, lambda: OVER)
         mock_clock.jump(11)
         await guard.commit()
         await trio.lowlevel.checkpoint()
@@ -122,7 +145,7 @@ async def test_cancellation_from_outside_stops_at_the_commit_point(committed: bo
 
 async def test_small_steps_of_progress_move_the_deadline_seldom_but_far_enough(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
-    guard.allow(100.0, lambda: "idle")
+    guard.allow(lambda: 100.0, lambda: OVER)
     with guard.scope as scope:
         for _ in range(1000):
             await trio.sleep(0.5)
@@ -130,5 +153,5 @@ async def test_small_steps_of_progress_move_the_deadline_seldom_but_far_enough(a
             assert 99.0 <= scope.deadline - trio.current_time() <= 100.0
         await guard.commit()
         guard.progress()
-        guard.allow(1.0, lambda: "late")
+        guard.allow(lambda: 1.0, lambda: LATER)
         assert scope.deadline == math.inf

@@ -282,15 +282,35 @@ async def test_a_destination_that_breaks_while_it_is_written_to_never_sees_the_d
 
 
 async def test_silence_before_the_commit_point_ends_with_a_reset(autojump_clock: MockClock) -> None:
-    async with staged(a_route(idle_s=10)) as stage:
+    async with staged(a_route(idle_s=100)) as stage:
         destination = await in_memory_phase(stage)
         began = trio.current_time()
-        await stage.source.say(b"[sta")
         assert await reset_seen(stage.source) == b""
-        assert trio.current_time() - began == pytest.approx(10)
+        assert trio.current_time() - began == pytest.approx(100)
         assert await reset_seen(destination) == b""
         assert await stage.outcome() == "limit"
-        assert stage.ending.reason == ("nothing moved for 10 s (limits.idle_time_s) while waiting for the next act")
+        assert stage.ending.reason == "nothing moved for 100 s (limits.idle_time_s) while waiting for the next act"
+
+
+@pytest.mark.parametrize(
+    ("held", "outcome", "more"),
+    [(b"[sta", "bad_stream", ": the stream ended too early"), (b"[open", "limit", "")],
+)
+async def test_silence_while_device_state_is_held_is_downtime_and_ends_sooner(
+    held: bytes, outcome: str, more: str, autojump_clock: MockClock
+) -> None:
+    async with staged(a_route(idle_s=100, hold_idle_s=7)) as stage:
+        destination = await in_memory_phase(stage)
+        await trio.sleep(50)
+        began = trio.current_time()
+        await stage.source.say(held)
+        assert await reset_seen(stage.source) == b""
+        assert trio.current_time() - began == pytest.approx(7)
+        assert await reset_seen(destination) == b""
+        assert await stage.outcome() == outcome
+        assert stage.ending.reason == (
+            f"nothing moved for 7 s (limits.hold_idle_time_s) with {len(held)} bytes of device state held{more}"
+        )
 
 
 @pytest.mark.parametrize("talker", ["source", "destination"])
