@@ -22,6 +22,7 @@ import msgspec
 
 from formats.arm64.register_id import UnknownRegister, id_of
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
+from formats.parser import MAX_NAME_BYTES
 from formats.schemas.arm_cpu import MAX_CPREGS
 from proxyd.rewrite.policy import ReturnPathPolicy
 
@@ -152,6 +153,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sections: Count = MAX_SECTIONS
     # Registers in one vCPU's list. Linux 7.3 lists about 300 on the richest CPUs.
     cpregs: Count = MAX_CPREGS
+    # Machine type and section names. The longest seen have 40 bytes; the wire allows 255 for a section.
+    name_bytes: Count = MAX_NAME_BYTES
 
 
 class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

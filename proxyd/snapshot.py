@@ -69,7 +69,10 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             return_path=route.return_path,
         ),
         stream_limits=StreamLimits(
-            device_state_bytes=limits.device_state_bytes, sections=limits.sections, cpregs=limits.cpregs
+            device_state_bytes=limits.device_state_bytes,
+            sections=limits.sections,
+            cpregs=limits.cpregs,
+            name_bytes=limits.name_bytes,
         ),
         times=SessionTimes(
             header_s=limits.header_time_s,
