@@ -77,8 +77,8 @@ class StreamRewriter:
         self.report: RewriteReport | None = None
         self.sections: Counter[str] = Counter()
         self._prologue: list[Buffer] = []
-        limits = ParserLimits(self.limits.device_state_bytes, self.limits.sections, self.limits.name_bytes)
-        self._parser = StreamParser(limits)
+        bounds = ParserLimits(self.limits.device_state_bytes, self.limits.sections, self.limits.name_bytes)
+        self._parser = StreamParser(bounds)
 
     @property
     def held_bytes(self) -> int:
