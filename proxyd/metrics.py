@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from importlib.metadata import version
 from threading import Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -29,6 +29,8 @@ from prometheus_client import (
 )
 
 from proxyd.config import Address
+from proxyd.rewrite.plan import Action
+from proxyd.rewrite.verdict import Verdict
 
 if TYPE_CHECKING:
     from proxyd.rewrite.plan import Plan, Refusal
@@ -49,6 +51,10 @@ class Direction(StrEnum):
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+SECTION_KINDS: Final = ("start", "part", "end", "full")
+REGISTER_ACTIONS: Final = (*(action.value for action in Action), "refuse")
+
+
 class Metrics:
     """The daemon's metrics in a registry of their own, so that two daemons can live in one process (tests do)."""
 
@@ -65,6 +71,8 @@ class Metrics:
             "proxyd_registers", "Registers changed or refused, per vCPU.", "route", "action", "verdict"
         )
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
+        for result in ("applied", "refused"):
+            self._reloads.labels(result)
         self._sessions = self._gauge(
             "proxyd_active_sessions", "Connections being served, by phase of the stream.", "route", "phase"
         )
@@ -138,6 +146,11 @@ class Metrics:
             self._migrations.labels(route, outcome)
         for phase in phases:
             self._sessions.labels(route, phase)
+        for kind in SECTION_KINDS:
+            self._sections.labels(route, kind)
+        for action in REGISTER_ACTIONS:
+            for verdict in Verdict:
+                self._registers.labels(route, action, verdict.value)
         self._held.labels(route)
         self._hold.labels(route)
         self._rewrite.labels(route)

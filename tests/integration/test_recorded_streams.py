@@ -11,14 +11,10 @@ import trio
 
 from proxyd import config as configuration
 from proxyd.daemon import Daemon
-from proxyd.rewrite.host import HostDescription
-from proxyd.rewrite.knowledge import Knowledge
-from proxyd.rewrite.plan import Destination
-from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy
-from proxyd.rewrite.rewriter import StreamRewriter
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from tests import recorded
+from tests.integration.offline import HOST, offline
 from tests.proxyd.relay.stage import PONG_1, SHUT_0, Told, a_journal, value
 from tests.proxyd.relay.wires import (
     Door,
@@ -33,7 +29,6 @@ from tests.proxyd.relay.wires import (
 
 WITH_RETURN_PATH = "6.12-10.0.13-neoverse-n1-returnpath-smp2"
 WITHOUT = "6.12-10.0.13-neoverse-n1-plain-smp1"
-HOST = recorded.host_json("7.3", "neoverse-n1")
 
 
 class Lab:
@@ -86,16 +81,6 @@ async def a_lab(directory: Path, more: str = "", limits: str = "") -> AsyncItera
             finally:
                 lab.slam()
                 nursery.cancel_scope.cancel()
-
-
-def offline(wire: bytes) -> bytes:
-    policy = RewritePolicy(
-        Destination(HostDescription.parse(HOST, "host")), Knowledge.builtin(), return_path=ReturnPathPolicy.OPTIONAL
-    )
-    rewriter = StreamRewriter(policy)
-    out = b"".join(bytes(buffer) for buffer in rewriter.feed(wire))
-    rewriter.finish()
-    return out
 
 
 async def _send_all(stream: trio.SocketStream, data: bytes) -> None:
@@ -187,7 +172,7 @@ async def test_a_source_that_dies_in_mid_stream_never_completes_a_device_state(t
 
 
 async def test_device_state_that_its_vmdesc_does_not_prove_leaves_the_guest_on_the_source(tmp_path: Path) -> None:
-    """Nothing in the bytes says that the end has come, so it is the silence that tells, and soon: the guest is stopped."""
+    """Nothing in the bytes says that the end has come. Silence tells, and soon: the guest is stopped."""
     wire = bytearray(recorded.load(WITH_RETURN_PATH))
     at = wire.rindex(b"\x03cpu\x00")
     wire[at - 4 : at] = b"\xff\xff\xff\xff"  # the section id of a header, which its footer does not repeat

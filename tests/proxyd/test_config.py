@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,12 @@ def test_an_address_knows_who_can_reach_it(text: str, loopback: bool, wildcard: 
     assert str(address) == text
     assert address.is_loopback is loopback
     assert address.is_wildcard is wildcard
+
+
+def test_the_manual_has_every_limit() -> None:
+    manual = (ROOT / "docs" / "operations.md").read_text().partition("## Limits")[2].partition("## Port probes")[0]
+    documented = re.findall(r"^\| `(\w+)` \| ", manual, re.MULTILINE)
+    assert sorted(documented) == sorted(configuration.LimitsConfig.__struct_fields__)
 
 
 # config.example.toml.

@@ -67,6 +67,9 @@ def test_a_route_s_series_are_there_before_the_first_migration(metrics: Metrics)
         Outcome
     )
     assert {s.labels["phase"] for s in families["proxyd_active_sessions"].samples} == set(Phase)
+    assert len(families["proxyd_registers"].samples) == 4 * 4
+    assert len(families["proxyd_sections"].samples) == 4
+    assert len(families["proxyd_reloads"].samples) == 2
     assert all(s.value == 0 for s in families["proxyd_migrations"].samples if s.name.endswith("_total"))
 
 
