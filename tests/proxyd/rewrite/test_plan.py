@@ -86,7 +86,7 @@ LOADED_REWRITTEN = [
     (V1, "6.1", "6.12", NO_CCIDX),
     (V1, "6.1", "7.3", NO_CCIDX),
     *[(MAX, "6.12", newer, {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL}) for newer in NEWER[1:]],
-    (MAX, "6.1", "6.12", {"ID_AA64MMFR1_EL1.HCX": Verdict.PROVEN, "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL}),
+    (MAX, "6.1", "6.12", {"ID_AA64MMFR1_EL1.HCX": Verdict.NEUTRAL, "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL}),
     (MAX, "6.1", "7.3", RAISED),
     (N1, "7.3", "7.2", {"PMMIR_EL1": Verdict.PROVEN}),
     (N1, "7.3", "6.16", {"PMMIR_EL1": Verdict.PROVEN}),
