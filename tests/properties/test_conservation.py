@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -62,6 +63,16 @@ def test_every_recorded_stream_whole_and_in_pieces(name: str) -> None:
         assert list(merged(parse(wire[i : i + step] for i in range(0, len(wire), step)))) == facts
 
 
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Half a million chunks a stream: coverage's tracer would make minutes of seconds, and learn nothing new."""
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
+
+
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("name", recorded.names())
 def test_a_recorded_stream_byte_by_byte(name: str) -> None:
     wire = recorded.load(name)
