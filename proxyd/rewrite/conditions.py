@@ -5,10 +5,12 @@
     listed(SCTLR2_EL1) and destination.ID_AA64PFR0_EL1.EL2 == 0
 
 Operands are registers of the stream, fields of them, the same of the destination (``destination.``), and integers;
-operators are ``== != < <= > >= & and or not``, and ``listed(REGISTER)`` says whether a list has a register.
+operators are ``== != < <= > >= & and or not``, and ``listed(REGISTER)`` says whether a list has a register. A register
+that has no name here is ``register(0x603000000013c4f7)``. A signed field of 0xf is -1.
 
-A register that is not there makes a comparison *undecided*, and an undecided condition does not hold, whatever stands
-around it: ``not (X == 0)`` does not hold either if there is no X. What is not known never permits a change.
+A register that is not there makes a comparison *undecided*, and an undecided condition does not hold: ``not (X == 0)``
+does not hold either if there is no X, nor does ``Y == 0 and X == 0``. Only ``or`` can do without it, if its other side
+holds. What is not known never permits a change.
 
 The text is parsed by Python's own ``ast`` and only the nodes named here are accepted; nothing is ever executed.
 """
@@ -17,12 +19,13 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from formats.arm64.id_fields import field_named
-from formats.arm64.register_id import id_of
+from formats.arm64.register_id import MAX_ID, id_of
 
 Registers = Mapping[int, int]
 # Value of an expression: None is undecided.
@@ -42,6 +45,9 @@ DESTINATION: Final = "destination"
 ACCEPTED: Final = (
     "registers, REGISTER.FIELD, destination.REGISTER, integers, == != < <= > >= & and or not, listed(REGISTER)"
 )
+
+# Nobody writes a condition of that length by hand; it bounds the depth of the tree as well.
+MAX_LENGTH: Final = 1000
 
 
 class ConditionError(ValueError):
@@ -76,12 +82,29 @@ class _Parser:
         self.registers: set[int] = set()
 
     def condition(self) -> Condition:
+        if len(self.text) > MAX_LENGTH:
+            raise ConditionError(
+                f"{self.where}: condition of at most {MAX_LENGTH} characters expected, found {len(self.text)}"
+            )
         try:
-            tree = ast.parse(self.text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ConditionError(f"{self.where}: condition expected, found {self.text!r}: {error}") from error
-        evaluate = self.boolean(tree)
+            evaluate = self.boolean(self.tree())
+        except (RecursionError, MemoryError):
+            raise ConditionError(f"{self.where}: condition with fewer nested parts expected") from None
         return Condition(self.text, frozenset(self.registers), evaluate)
+
+    def tree(self) -> ast.expr:
+        text = self.text.strip()
+        try:
+            with warnings.catch_warnings():
+                # Python warns of things such as "1 is 1", which are refused here anyway.
+                warnings.simplefilter("ignore")
+                return ast.parse(text, mode="eval").body
+        except (SyntaxError, ValueError) as error:
+            # At an unexpected end Python names no column.
+            column = getattr(error, "offset", None) or len(text) + 1
+            raise ConditionError(
+                f"{self.where}: column {column}: condition expected, found {self.text!r}: {getattr(error, 'msg', error)}"
+            ) from error
 
     def fail(self, node: ast.AST, expected: str = ACCEPTED) -> NoReturn:
         found = ast.get_source_segment(self.text.strip(), node) or self.text
@@ -126,11 +149,13 @@ class _Parser:
         match node:
             case ast.Constant(value=int() as number) if not isinstance(number, bool):
                 return lambda _stream, _destination: number
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as number)):
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() as number)) if not isinstance(
+                number, bool
+            ):
                 return lambda _stream, _destination: -number
             case ast.BinOp(op=ast.BitAnd(), left=left, right=right):
                 return _and(self.value(left), self.value(right))
-            case ast.Name() | ast.Attribute() | ast.Subscript():
+            case ast.Name() | ast.Attribute() | ast.Subscript() | ast.Call():
                 return self.operand(node)
             case _:
                 return self.fail(node)
@@ -154,7 +179,9 @@ class _Parser:
         return evaluate
 
     def names(self, node: ast.expr) -> tuple[bool, int, str | None]:
-        """[destination.]REGISTER[.FIELD], where REGISTER may end in an index."""
+        """[destination.]REGISTER[.FIELD], where REGISTER may end in an index; or [destination.]register(ID)."""
+        if isinstance(node, ast.Call):
+            return self.by_id(node)
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
             parts.insert(0, node.attr)
@@ -182,6 +209,25 @@ class _Parser:
             self.registers.add(register)
         return of_destination, register, names[1] if len(names) == 2 else None
 
+    def by_id(self, node: ast.Call) -> tuple[bool, int, None]:
+        """register(0x...), for a register that has no name here."""
+        match node:
+            case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=int() as register)], keywords=[]):
+                of_destination = False
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="destination"), attr="register"),
+                args=[ast.Constant(value=int() as register)],
+                keywords=[],
+            ):
+                of_destination = True
+            case _:
+                self.fail(node, "register(ID)")
+        if isinstance(register, bool) or register > MAX_ID:
+            self.fail(node, "register(ID), with an id of 64 bits,")
+        if not of_destination:
+            self.registers.add(register)
+        return of_destination, register, None
+
     def listed(self, node: ast.Call) -> _Evaluate:
         if not (isinstance(node.func, ast.Name) and node.func.id == "listed" and len(node.args) == 1) or node.keywords:
             self.fail(node, "listed(REGISTER)")
@@ -196,7 +242,7 @@ class _Parser:
         return evaluate
 
 
-# Three-valued logic, in its strict form: one undecided part leaves the whole undecided.
+# Three-valued logic: an undecided part leaves the whole undecided, but for an "or" with a part that holds.
 
 
 def _all(parts: list[_Evaluate]) -> _Evaluate:
