@@ -102,8 +102,9 @@ class _Parser:
         except (SyntaxError, ValueError) as error:
             # At an unexpected end Python names no column.
             column = getattr(error, "offset", None) or len(text) + 1
+            why = getattr(error, "msg", error)
             raise ConditionError(
-                f"{self.where}: column {column}: condition expected, found {self.text!r}: {getattr(error, 'msg', error)}"
+                f"{self.where}: column {column}: condition expected, found {self.text!r}: {why}"
             ) from error
 
     def fail(self, node: ast.AST, expected: str = ACCEPTED) -> NoReturn:
@@ -133,6 +134,9 @@ class _Parser:
             if type(op) not in _COMPARISONS:
                 self.fail(node, "== != < <= > or >=")
             operators.append(_COMPARISONS[type(op)])
+        if not any(isinstance(part, ast.Name) for part in ast.walk(node)):
+            # A bare id is a number: "0x603000000013c103 != 0" would hold for every guest.
+            self.fail(node, "comparison with a register (one by its id is register(ID))")
 
         def evaluate(stream: Registers, destination: Registers | None) -> _Value:
             values = [operand(stream, destination) for operand in operands]
