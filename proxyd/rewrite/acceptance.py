@@ -5,8 +5,8 @@ KVM_SET_ONE_REG judges each register by itself (``arch/arm64/kvm/sys_regs.c``). 
 * an ID register's bits outside the kernel's writable mask must be the host's own; inside it, a field may be lowered,
   never raised (kernels before 6.7 have no masks: every bit must be the host's own);
 * other registers take anything, unless the knowledge base says otherwise for the destination's kernel;
-* under TCG an identification register takes its own value only (``target/arm/helper.c: write_list_to_cpustate`` reads
-  every value back and fails if it differs).
+* under TCG a constant takes its own value only (``target/arm/helper.c: write_list_to_cpustate`` reads every value back
+  and fails if it differs): ID registers, REVIDR, AIDR, CLIDR and CTR. MIDR is writable there.
 
 What is not modelled is asked of the destination itself, by a rehearsal, in a later version.
 """
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from proxyd.rewrite.host import HostDescription
 
 CTR_EL0: Final = id_of("CTR_EL0")
+
+# Registers outside the ID registers' block that QEMU's TCG defines as ARM_CP_CONST.
+TCG_CONSTANTS: Final = frozenset(id_of(name) for name in ("CLIDR_EL1", "REVIDR_EL1", "AIDR_EL1"))
 
 # The release that made ID registers writable (PFR0, MMFR0-2, ISAR0-2, ZFR0, DFR0).
 FIRST_WITH_MASKS: Final = KernelRelease(6, 7)
@@ -72,8 +75,12 @@ class Acceptance:
         if is_id_register(register) or register == CTR_EL0:
             yield from self._judge_fields(register, value, own)
             return
+        if self._tcg:
+            if register in TCG_CONSTANTS:
+                yield Mismatch(None, _ALL_BITS, value, own, self._masks_are)
+            return
         entry = self._knowledge.entry(register)
-        accepts = None if entry is None or self._tcg else entry.acceptance(self.kernel)
+        accepts = None if entry is None else entry.acceptance(self.kernel)
         if accepts is Accepts.EQUAL:
             yield Mismatch(None, _ALL_BITS, value, own, "takes only its own value")
         elif accepts is Accepts.AT_MOST and value > own:
@@ -90,7 +97,8 @@ class Acceptance:
                 continue
             left &= ~field.mask
             theirs, ours = field.get(value), field.get(own)
-            if not self._tcg and entry is not None and entry.acceptance(self.kernel, field.name) is Accepts.ANY:
+            known = None if self._tcg or entry is None else entry.acceptance(self.kernel, field.name)
+            if known is Accepts.ANY or (known is Accepts.AT_MOST and theirs < ours):
                 continue
             if mask & field.mask != field.mask:
                 yield Mismatch(field.name, field.mask, theirs, ours, self._masks_are)

@@ -14,7 +14,8 @@ The TOML files in ``proxyd/knowledge`` hold one entry per register, or per group
     reason   = "..."
     evidence = "..."
 
-Cases are tried in order, the first whose condition holds decides. Nothing here does anything: ``plan.py`` does.
+A case about an ID register names its ``field``, or ``fields`` that are worth the same. Cases are tried in order, the
+first whose condition holds decides. Nothing here does anything: ``plan.py`` does.
 """
 
 from __future__ import annotations
@@ -199,6 +200,7 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     reason: str
     evidence: str
     field: str | None = None
+    fields: list[str] = []
     when: str | None = None
     always: bool = False
 
@@ -234,7 +236,11 @@ def _entries(raw: _Entry, where: str) -> Iterable[Entry]:
                 tuple(_accepts(accept, register, where) for accept in raw.accepts),
                 _enabled_by(raw.enabled_by, where),
                 raw.absent,
-                tuple(_case(case, register, f"{where}.case[{number}]") for number, case in enumerate(raw.case)),
+                tuple(
+                    case
+                    for number, raw_case in enumerate(raw.case)
+                    for case in _cases(raw_case, register, f"{where}.case[{number}]")
+                ),
             )
     except KnowledgeError:
         raise
@@ -259,12 +265,17 @@ def _enabled_by(raw: _EnabledBy | None, where: str) -> EnabledBy | None:
     return EnabledBy(register, field_name, _release(raw.since, where))
 
 
-def _case(raw: _Case, register: int, where: str) -> Case:
-    if raw.field is not None:
-        field_named(register, raw.field)
+def _cases(raw: _Case, register: int, where: str) -> Iterable[Case]:
+    """One case, or one for each of its ``fields``."""
+    if raw.fields and raw.field is not None:
+        raise KnowledgeError(f"{where}: field or fields expected, found both")
     texts: dict[str, Any] = {"reason": raw.reason, "evidence": raw.evidence}
     for key, text in texts.items():
         if not text.strip():
             raise KnowledgeError(f"{where}.{key}: a sentence expected, found nothing")
     when = None if raw.when is None else Condition.parse(raw.when, f"{where}.when")
-    return Case(raw.action, raw.field, when, Verdict(raw.verdict), raw.reason, raw.evidence, raw.always)
+    names: list[str | None] = [*raw.fields] or [raw.field]
+    for name in names:
+        if name is not None:
+            field_named(register, name)
+        yield Case(raw.action, name, when, Verdict(raw.verdict), raw.reason, raw.evidence, raw.always)

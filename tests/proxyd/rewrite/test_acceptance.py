@@ -107,6 +107,20 @@ def test_tcg_takes_its_own_identity_only() -> None:
     assert refused(where, "ID_AA64PFR0_EL1", 0x21) == ["EL0"]
     assert refused(where, "ID_AA64MMFR2_EL1", 0x2000000) == ["NV"]
     assert refused(where, "TPIDR_EL1", 1) == []
+    assert refused(where, "MIDR_EL1", 2) == []
+    constants = small(accelerator="tcg", CLIDR_EL1=1, REVIDR_EL1=1, AIDR_EL1=1, CTR_EL0=1)
+    for register in ("CLIDR_EL1", "REVIDR_EL1", "AIDR_EL1"):
+        (mismatch,) = constants.mismatches(id_of(register), 2)
+        assert mismatch.why == "is emulated by TCG and takes only its own value"
+    assert refused(constants, "CTR_EL0", 2) == ["IminLine"]
+
+
+def test_a_field_that_could_be_lowered_before_there_were_masks() -> None:
+    csv2 = 1 << 56
+    description = HostDescription(name="h", registers=CpregList({id_of("ID_AA64PFR0_EL1"): csv2}), kernel="6.1")
+    assert refused(acceptance(description), "ID_AA64PFR0_EL1", 0) == []
+    assert refused(acceptance(description), "ID_AA64PFR0_EL1", 2 * csv2) == ["CSV2"]
+    assert refused(acceptance(description), "ID_AA64PFR0_EL1", csv2 | 1) == ["EL0"]
 
 
 def test_answers_are_kept() -> None:

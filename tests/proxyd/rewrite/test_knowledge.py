@@ -91,6 +91,11 @@ CASE = '[[entry.case]]\naction = "remove"\nverdict = "proven"\nreason = "r"\nevi
         (ENTRY + CASE.replace('"r"', '""'), "k.toml: entry[0].case[0].reason: a sentence expected, found nothing"),
         (ENTRY + CASE + 'when = "X == 0"', "k.toml: entry[0]: k.toml: entry[0].case[0].when: name of a register"),
         (ENTRY + CASE + 'field = "X"', "k.toml: entry[0]: field of TCR2_EL1"),
+        (ENTRY + CASE + 'fields = ["PIE", "X"]', "k.toml: entry[0]: field of TCR2_EL1"),
+        (
+            ENTRY + CASE + 'fields = ["PIE"]\nfield = "PIE"',
+            "k.toml: entry[0].case[0]: field or fields expected, found both",
+        ),
         (ENTRY + CASE.replace("proven", "unknown"), "k.toml: Invalid enum value 'unknown'"),
         (ENTRY + 'accepts = [{ values = "any", field = "X" }]', "k.toml: entry[0]: field of TCR2_EL1"),
         (
@@ -105,3 +110,12 @@ def test_a_wrong_file(text: str, message: str) -> None:
     with pytest.raises(KnowledgeError) as caught:
         Knowledge.parse([("k.toml", text.encode())])
     assert str(caught.value).startswith(message)
+
+
+def test_a_case_may_be_about_several_fields() -> None:
+    knowledge = Knowledge.parse([("k.toml", (ENTRY + CASE + 'fields = ["PIE", "POE"]').encode())])
+    entry = knowledge.entry(TCR2)
+    assert entry is not None
+    assert [(case.field, case.verdict) for case in entry.cases] == [("PIE", Verdict.PROVEN), ("POE", Verdict.PROVEN)]
+    assert entry.case(CaseAction.REMOVE, "POE", {}, None) is entry.cases[1]
+    assert entry.case(CaseAction.REMOVE, None, {}, None) is None

@@ -110,7 +110,7 @@ REFUSED = [
     (N1, "6.18", "6.12", {"FW_PSCI_VERSION"}),
     (N1, "7.3", "6.12", {"FW_PSCI_VERSION"}),
     (V1, "7.3", "6.12", {"FW_PSCI_VERSION"}),
-    (N1, "6.12", "6.1", {"ID_AA64DFR0_EL1.DebugVer"}),
+    (MAX, "6.18", "6.16", {"ID_AA64MMFR3_EL1.SCTLRX", "SCTLR2_EL1"}),
     (MAX, "7.3", "7.1", {"ID_AA64ISAR2_EL1.ATS1A"}),
     (MAX, "7.3", "6.18", {"ID_AA64ISAR2_EL1.ATS1A"}),
 ]
