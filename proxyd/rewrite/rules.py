@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from formats.arm64.register_id import describe, id_of
+from formats.arm64.register_id import describe, id_of, size_of
 from proxyd.rewrite.conditions import Condition
 from proxyd.rewrite.verdict import Verdict
 
@@ -48,6 +48,12 @@ class Rule:
         """For ``require``: the sentence that refuses the guest, or None."""
         return None
 
+    def _check_width(self, value: int) -> None:
+        """KVM would drop the bits beyond a 32-bit register, such as CCSIDR, without a word."""
+        bits = 8 * size_of(self.register)
+        if value >> bits:
+            raise RuleError(f"{describe(self.register)} has {bits} bits, found {value:#x}")
+
     def _edit(self, old: int | None) -> Edit | None:  # noqa: ARG002
         raise AssertionError("every kind of rule has its own")
 
@@ -70,6 +76,9 @@ class Set(Rule):
 
     value: int
 
+    def __post_init__(self) -> None:
+        self._check_width(self.value)
+
     def _edit(self, old: int | None) -> Edit | None:
         return None if old is None or old == self.value else ("set", self.value)
 
@@ -80,6 +89,9 @@ class SetBits(Rule):
 
     mask: int
     value: int
+
+    def __post_init__(self) -> None:
+        self._check_width(self.mask)
 
     def _edit(self, old: int | None) -> Edit | None:
         if old is None:
@@ -97,6 +109,7 @@ class Add(Rule):
     def __post_init__(self) -> None:
         if self.register in TIMERS:
             raise RuleError(f"{describe(self.register)} must never be added: the guest's time would jump")
+        self._check_width(self.value)
 
     def _edit(self, old: int | None) -> Edit | None:
         return ("add", self.value) if old is None else None

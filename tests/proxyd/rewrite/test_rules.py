@@ -52,6 +52,18 @@ def test_timers_are_never_removed_or_added(register: int) -> None:
         Add(register=register, reason="r", value=0)
 
 
+def test_a_value_fits_its_register() -> None:
+    message = r"^DEMUX_CCSIDR\[3\] \(0x6020000000110003\) has 32 bits, found 0x100000000$"
+    register = id_of("DEMUX_CCSIDR[3]")
+    with pytest.raises(RuleError, match=message):
+        Set(register=register, reason="r", value=1 << 32)
+    with pytest.raises(RuleError, match=message):
+        Add(register=register, reason="r", value=1 << 32)
+    with pytest.raises(RuleError, match=message):
+        SetBits(register=register, reason="r", mask=1 << 32, value=0)
+    assert Set(register=register, reason="r", value=(1 << 32) - 1).change({register: 0}, None) == ("set", 0xFFFFFFFF)
+
+
 @pytest.mark.parametrize(
     ("text", "mask", "value"),
     [("0b1", 1, 1), ("0bx0", 1, 0), ("0bxxxx_0001", 0xF, 1), ("0b1x0x", 0b1010, 0b1000), ("0b" + "x" * 64, 0, 0)],
