@@ -9,6 +9,10 @@
     reason   = "the guest has no FEAT_TCR2"   # mandatory: plans, logs and reports show it
     verdict  = "neutral"                      # proven, neutral (default) or lossy: the operator's word
 
+    [destination]                             # optional: what the rules were written for; decides nothing
+    kernel = "6.12"
+    qemu   = "10.0"
+
 ``value`` (set, add) is a number in hex or decimal, ``bits`` (set-bits) a string such as ``0bxxxx_0001``. All conditions
 see the registers as they came.
 """
@@ -20,7 +24,7 @@ from typing import Final, Literal
 import msgspec
 
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.conditions import Condition
+from proxyd.rewrite.conditions import Condition, ConditionError
 from proxyd.rewrite.rules import Add, Remove, Require, Rule, RuleError, Set, SetBits, parse_bits
 from proxyd.rewrite.verdict import Verdict
 
@@ -49,10 +53,27 @@ class _Rule(msgspec.Struct, forbid_unknown_fields=True):
     verdict: Literal["proven", "neutral", "lossy"] = "neutral"
 
 
+class ProfileDestination(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the rules were written for, in words, for people to read: no rule depends on it."""
+
+    kernel: str | None = None
+    qemu: str | None = None
+    accelerator: Literal["kvm", "tcg"] | None = None
+
+
 class _Document(msgspec.Struct, forbid_unknown_fields=True):
     rule: list[_Rule]
     name: str = ""
     description: str = ""
+    destination: ProfileDestination | None = None
+
+
+# What an error about one of these keys says is accepted.
+_CHOICES: Final = {
+    "kind": "remove, set, set-bits, add, require",
+    "verdict": "proven, neutral, lossy",
+    "accelerator": "kvm, tcg",
+}
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -61,6 +82,7 @@ class Profile(msgspec.Struct, frozen=True):
     name: str
     description: str
     rules: tuple[Rule, ...]
+    destination: ProfileDestination | None = None
 
     @staticmethod
     def parse(data: bytes, name: str) -> Profile:
@@ -68,23 +90,35 @@ class Profile(msgspec.Struct, frozen=True):
         try:
             document = msgspec.toml.decode(data, type=_Document)
         except msgspec.ValidationError as error:
-            raise ProfileError(name, "", f"profile expected: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _shape_error(name, error) from error
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
+            # Besides TOML's own errors: bytes that are not UTF-8, integers of thousands of digits, endless nesting.
             raise ProfileError(name, "", f"TOML expected: {error}") from error
         if not 1 <= len(document.rule) <= MAX_RULES:
             raise ProfileError(name, "rule", f"1 to {MAX_RULES} rules expected, found {len(document.rule)}")
         rules = tuple(_rule(raw, name, f"rule[{number}]") for number, raw in enumerate(document.rule))
-        return Profile(document.name or name, document.description, rules)
+        return Profile(document.name or name, document.description, rules, document.destination)
+
+
+def _shape_error(file: str, error: msgspec.ValidationError) -> ProfileError:
+    # msgspec says "Invalid enum value 'drop' - at `$.rule[0].kind`": the place is the key.
+    message, _, place = str(error).replace("`", "").partition(" - at $")
+    key = place.removeprefix(".")
+    if message.startswith("Invalid enum value"):
+        message += f" (accepted: {_CHOICES[key.rpartition('.')[2]]})"
+    elif message.startswith("Object contains unknown field"):
+        table = _Rule if key.startswith("rule[") else ProfileDestination if key else _Document
+        message = f"unknown key {message.rpartition(' ')[2]} (accepted: {', '.join(table.__struct_fields__)})"
+    elif message.startswith("Object missing required field"):
+        message = f"key {message.rpartition(' ')[2]} expected, found none"
+    return ProfileError(file, key, message[:1].lower() + message[1:])
 
 
 def _rule(raw: _Rule, file: str, key: str) -> Rule:
     if not raw.reason.strip():
         raise ProfileError(file, f"{key}.reason", "a sentence expected, found nothing")
-    register = _register(raw, file, key)
-    try:
-        when = None if raw.when is None else Condition.parse(raw.when, f"{key}.when")
-    except ValueError as error:
-        raise ProfileError(file, "", str(error)) from error
+    when = _when(raw, file, f"{key}.when")
+    register = _register(raw, when, file, key)
     if raw.kind not in {"set", "add"} and raw.value is not None:
         raise ProfileError(file, f"{key}.value", f"only set and add have a value, found one in {raw.kind}")
     if raw.kind != "set-bits" and raw.bits is not None:
@@ -109,14 +143,18 @@ def _rule(raw: _Rule, file: str, key: str) -> Rule:
         raise ProfileError(file, key, str(error)) from error
 
 
-def _register(raw: _Rule, file: str, key: str) -> int:
+def _when(raw: _Rule, file: str, key: str) -> Condition | None:
+    try:
+        return None if raw.when is None else Condition.parse(raw.when, key)
+    except ConditionError as error:
+        raise ProfileError(file, key, str(error).removeprefix(f"{key}: ")) from error
+
+
+def _register(raw: _Rule, when: Condition | None, file: str, key: str) -> int:
     if raw.register is None:
-        if raw.kind == "require" and raw.when is not None:
+        if raw.kind == "require" and when is not None and when.registers:
             # What a requirement is about stands in its condition.
-            try:
-                return min(Condition.parse(raw.when, f"{key}.when").registers, default=0)
-            except ValueError as error:
-                raise ProfileError(file, "", str(error)) from error
+            return min(when.registers)
         raise ProfileError(file, f"{key}.register", "name of a register or its id in hex expected, found nothing")
     try:
         return id_of(raw.register)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.profile import Profile, ProfileError
+from proxyd.rewrite.profile import Profile, ProfileDestination, ProfileError
 from proxyd.rewrite.rules import Add, Remove, Require, Set, SetBits
 from proxyd.rewrite.verdict import Verdict
 
@@ -71,13 +73,34 @@ RULE = '[[rule]]\nkind = "{kind}"\nregister = "TCR2_EL1"\nreason = "r"\n'
     ("text", "message"),
     [
         ("[[rule", "p.toml: TOML expected: "),
-        ("rules = 1", "p.toml: profile expected: "),
+        (
+            "rules = 1",
+            "p.toml: unknown key rules (accepted: rule, name, description, destination)",
+        ),
+        ("x = " + "[" * 5000, "p.toml: TOML expected: "),
+        (RULE.format(kind="set") + "value = " + "9" * 5000, "p.toml: TOML expected: "),
+        ('name = "only"', "p.toml: key rule expected, found none"),
+        ("rule = 3", "p.toml: rule: expected array, got int"),
+        (
+            RULE.format(kind="remove") + "[destination]\ncpu = 'a57'",
+            "p.toml: destination: unknown key cpu (accepted: kernel, qemu, accelerator)",
+        ),
+        (
+            RULE.format(kind="remove") + "[destination]\naccelerator = 'hvf'",
+            "p.toml: destination.accelerator: invalid enum value 'hvf' (accepted: kvm, tcg)",
+        ),
         ("rule = []", "p.toml: rule: 1 to 1024 rules expected, found 0"),
-        (RULE.format(kind="drop"), "p.toml: profile expected: Invalid enum value 'drop'"),
-        (RULE.format(kind="remove") + "typo = 1", "p.toml: profile expected: Object contains unknown field `typo`"),
+        (
+            RULE.format(kind="drop"),
+            "p.toml: rule[0].kind: invalid enum value 'drop' (accepted: remove, set, set-bits, add, require)",
+        ),
+        (
+            RULE.format(kind="remove") + "typo = 1",
+            "p.toml: rule[0]: unknown key typo (accepted: kind, reason, register, when, value, bits, verdict)",
+        ),
         (
             '[[rule]]\nkind="remove"\nregister="TCR2_EL1"',
-            "p.toml: profile expected: Object missing required field `reason`",
+            "p.toml: rule[0]: key reason expected, found none",
         ),
         (
             RULE.format(kind="remove").replace('"r"', '" "'),
@@ -94,6 +117,18 @@ RULE = '[[rule]]\nkind = "{kind}"\nregister = "TCR2_EL1"\nreason = "r"\n'
         ('[[rule]]\nkind="require"\nreason="r"', "p.toml: rule[0].register: name of a register"),
         ('[[rule]]\nkind="require"\nreason="r"\nwhen="X == 0"', "p.toml: rule[0].when: name of a register or its id"),
         (RULE.format(kind="remove") + 'when = "X == 0"', "p.toml: rule[0].when: name of a register or its id in hex"),
+        (
+            '[[rule]]\nkind="require"\nreason="r"\nwhen="destination.PMCR_EL0 == 0"',
+            "p.toml: rule[0].register: name of a register or its id in hex expected, found nothing",
+        ),
+        (
+            RULE.format(kind="remove") + "verdict = 'unknown'",
+            "p.toml: rule[0].verdict: invalid enum value 'unknown' (accepted: proven, neutral, lossy)",
+        ),
+        (
+            RULE.format(kind="set").replace("TCR2_EL1", "DEMUX_CCSIDR[3]") + "value = 0x1_0000_0000",
+            "p.toml: rule[0]: DEMUX_CCSIDR[3] (0x6020000000110003) has 32 bits, found 0x100000000",
+        ),
         (RULE.format(kind="require"), "p.toml: rule[0]: require: a condition (when) expected, found none"),
         (
             RULE.format(kind="remove").replace("TCR2_EL1", "TIMER_CNT"),
@@ -118,3 +153,29 @@ def test_one_clear_error(text: str, message: str) -> None:
         Profile.parse(text.encode(), "p.toml")
     assert str(caught.value).startswith(message)
     assert caught.value.file == "p.toml"
+
+
+def test_an_error_in_a_condition_names_its_key() -> None:
+    with pytest.raises(ProfileError) as caught:
+        Profile.parse((RULE.format(kind="remove") + 'when = "TCR2_EL1 is 0"').encode(), "p.toml")
+    assert caught.value.key == "rule[0].when"
+    assert str(caught.value) == ("p.toml: rule[0].when: column 1: == != < <= > or >= expected, found 'TCR2_EL1 is 0'")
+
+
+def test_what_a_profile_was_written_for() -> None:
+    text = RULE.format(kind="remove") + "[destination]\nkernel = '6.12'\naccelerator = 'kvm'"
+    assert Profile.parse(text.encode(), "p.toml").destination == ProfileDestination(kernel="6.12", accelerator="kvm")
+    assert Profile.parse(GOOD, "p.toml").destination is None
+
+
+PROFILES = sorted((Path(__file__).parents[2] / "qemu" / "profiles").glob("*.toml"))
+
+
+def test_there_are_profiles_of_the_tcg_tests() -> None:
+    assert PROFILES
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_profiles_of_the_tcg_tests_are_valid(path: Path) -> None:
+    profile = Profile.parse(path.read_bytes(), path.name)
+    assert all(rule.reason for rule in profile.rules)
