@@ -6,16 +6,20 @@ vCPU as QEMU creates it on that host, with the features that the guest is meant 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import msgspec
 
 from formats.arm64.cpreg_list import CpregList
-from formats.arm64.register_id import RegisterKind, id_of, kind_of, name_of
+from formats.arm64.register_id import RegisterKind, describe, id_of, kind_of, name_of
 
 FORMAT: Final = "proxyd-host"
 VERSION: Final = 1
+
+_HEX: Final = re.compile(r"0x0*[0-9a-fA-F]{1,16}")
+_SHOWN: Final = 40  # characters of a foreign value that a message repeats
 
 # QEMU keeps these in other fields of the cpu section (target/arm/kvm.c: kvm_arm_reg_syncs_via_cpreg_list).
 NOT_IN_LIST: Final = frozenset({RegisterKind.CORE, RegisterKind.SVE})
@@ -93,7 +97,7 @@ class HostDescription(msgspec.Struct, frozen=True):
             raise HostError(name, "registers", "at least one register expected, found none")
         masks = None
         if document.writable_masks is not None:
-            masks = {_id(name, key): _number(name, key, value) for key, value in document.writable_masks.items()}
+            masks = _masks(name, document.writable_masks)
         return HostDescription(
             name=document.name,
             registers=CpregList(registers),
@@ -118,7 +122,7 @@ class HostDescription(msgspec.Struct, frozen=True):
             document["capabilities"] = dict(self.capabilities)
         if self.writable_masks is not None:
             masks = sorted(self.writable_masks.items())
-            document["writable_masks"] = {name_of(register): f"{mask:#x}" for register, mask in masks}
+            document["writable_masks"] = {_key(register): f"{mask:#x}" for register, mask in masks}
         lines = [
             msgspec.json.encode({"id": f"{register:#018x}", "name": name_of(register), "value": f"{value:#x}"}).decode()
             for register, value in self.registers.items()
@@ -128,18 +132,31 @@ class HostDescription(msgspec.Struct, frozen=True):
         return f'{head},\n "registers": [\n  {body}\n ]\n}}\n'.encode()
 
 
-def _number(file: str, key: str, text: str) -> int:
+def _masks(file: str, named: Mapping[str, str]) -> dict[int, int]:
+    masks: dict[int, int] = {}
+    for register, mask in named.items():
+        key = f"writable_masks.{register}"
+        try:
+            register_id = id_of(register)
+        except ValueError as error:
+            raise HostError(file, key, str(error)) from error
+        if register_id in masks:
+            raise HostError(file, key, f"every register once expected, found {describe(register_id)} again")
+        masks[register_id] = _number(file, key, mask)
+    return masks
+
+
+def _key(register: int) -> str:
+    """A register's name if it leads back to the id, else the id: QEMU's TCG lists registers without a name."""
     try:
-        value = int(text, 16)
+        return name_of(register) if id_of(name_of(register)) == register else f"{register:#018x}"
     except ValueError:
-        raise HostError(file, key, f"number in hex such as 0x1f expected, found {text!r}") from None
-    if not 0 <= value < 1 << 64:
-        raise HostError(file, key, f"number of 64 bits expected, found {text}")
-    return value
+        return f"{register:#018x}"
 
 
-def _id(file: str, text: str) -> int:
-    try:
-        return id_of(text)
-    except ValueError as error:
-        raise HostError(file, "writable_masks", str(error)) from error
+def _number(file: str, key: str, text: str) -> int:
+    # int() alone would take signs, blanks and underscores.
+    if not _HEX.fullmatch(text):
+        found = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        raise HostError(file, key, f"number in hex of at most 64 bits, such as 0x1f, expected, found {found!r}")
+    return int(text, 16)

@@ -82,19 +82,23 @@ def described(**change: Any) -> bytes:
         ),
         (
             described(registers=[{"id": "TCR2_EL1", "value": "0x1"}]),
-            "h.json: registers[0].id: number in hex such as 0x1f expected, found 'TCR2_EL1'",
+            "h.json: registers[0].id: number in hex of at most 64 bits, such as 0x1f, expected, found 'TCR2_EL1'",
         ),
         (
             described(registers=[{"id": f"{TCR2:#x}", "value": "0x1" + "0" * 16}]),
-            "h.json: registers[0].value: number of 64 bits expected, found 0x1",
+            "h.json: registers[0].value: number in hex of at most 64 bits, such as 0x1f, expected, found '0x1000",
         ),
         (
             described(writable_masks={"X": "0x1"}),
-            "h.json: writable_masks: name of a register or its id in hex expected",
+            "h.json: writable_masks.X: name of a register or its id in hex expected",
         ),
         (
             described(writable_masks={"TCR2_EL1": "y"}),
-            "h.json: TCR2_EL1: number in hex such as 0x1f expected, found 'y'",
+            "h.json: writable_masks.TCR2_EL1: number in hex of at most 64 bits, such as 0x1f, expected, found 'y'",
+        ),
+        (
+            described(writable_masks={"TCR2_EL1": "0x1", f"{TCR2:#x}": "0x2"}),
+            "h.json: writable_masks.0x603000000013c103: every register once expected, found TCR2_EL1 (0x6030",
         ),
     ],
 )
@@ -102,3 +106,17 @@ def test_one_clear_error(data: bytes, message: str) -> None:
     with pytest.raises(HostError) as caught:
         HostDescription.parse(data, "h.json")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["-0x1", " 0x1", "0x1_0", "1f", "", "0x", "0x" + "f" * 5000])
+def test_numbers_are_hex_and_nothing_else(text: str) -> None:
+    with pytest.raises(HostError) as caught:
+        HostDescription.parse(described(registers=[{"id": f"{TCR2:#x}", "value": text}]), "h.json")
+    assert caught.value.key == "registers[0].value"
+    assert len(str(caught.value)) < 200
+
+
+def test_masks_of_registers_without_a_name_are_read_back() -> None:
+    masks = {TCR2: 1, 0x603000000013C03F: 2, 0x40200000200F0082: 3, 0x6030000000140FFF: 4}
+    host = HostDescription(name="h", registers=CpregList({TCR2: 1}), writable_masks=masks)
+    assert HostDescription.parse(host.to_json(), "h") == host
