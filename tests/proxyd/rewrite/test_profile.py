@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from formats.arm64.register_id import id_of
+from proxyd.rewrite.conditions import Condition
 from proxyd.rewrite.profile import Profile, ProfileDestination, ProfileError
 from proxyd.rewrite.rules import Add, Remove, Require, Set, SetBits
 from proxyd.rewrite.verdict import Verdict
@@ -179,3 +181,33 @@ def test_there_are_profiles_of_the_tcg_tests() -> None:
 def test_profiles_of_the_tcg_tests_are_valid(path: Path) -> None:
     profile = Profile.parse(path.read_bytes(), path.name)
     assert all(rule.reason for rule in profile.rules)
+
+
+MANUAL = (Path(__file__).parents[3] / "docs" / "profiles.md").read_text(encoding="utf-8")
+
+
+def test_the_manual_s_example_is_a_profile() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", MANUAL, re.DOTALL)
+    profile = Profile.parse(example.encode(), "profiles.md")
+    assert [type(rule) for rule in profile.rules] == [Remove, Set]
+
+
+def test_the_manual_s_conditions_are_conditions() -> None:
+    (conditions,) = re.findall(r"## Conditions\n\n```\n(.*?)```", MANUAL, re.DOTALL)
+    for line in conditions.splitlines():
+        assert Condition.parse(line, "profiles.md").registers
+
+
+@pytest.mark.parametrize(
+    ("number", "rule"),
+    [
+        (0, "kind = 'remove'\nregister = 'TCR3_EL1'"),
+        (2, "kind = 'remove'\nregister = 'TCR2_EL1'\nwhen = 'TCR2_EL1 is 0'"),
+        (3, "kind = 'drop'"),
+    ],
+)
+def test_the_manual_s_errors_are_what_is_said(number: int, rule: str) -> None:
+    good = RULE.format(kind="remove") * number
+    with pytest.raises(ProfileError) as caught:
+        Profile.parse(f"{good}[[rule]]\nreason = 'r'\n{rule}".encode(), "profile.toml")
+    assert str(caught.value) in MANUAL.splitlines()
