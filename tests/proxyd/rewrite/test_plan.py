@@ -296,3 +296,16 @@ def test_a_kernel_newer_than_the_knowledge_base_is_reported() -> None:
 
 def test_no_vcpus_no_plan() -> None:
     assert make_plan([], Destination(), KNOWLEDGE).outcome is Outcome.LOADS_AS_IS
+
+
+def test_a_field_that_nothing_is_known_of_is_refused() -> None:
+    mmfr0 = id_of("ID_AA64MMFR0_EL1")
+    result = make_plan([one({mmfr0: 0x6})], Destination(small_host({mmfr0: 0x5})), KNOWLEDGE)
+    assert str(result.refusals[0]) == (
+        "vcpu 0: ID_AA64MMFR0_EL1 (0x603000000013c038) field PARANGE = 0x6, 0x5 at the destination: unknown: "
+        "the destination takes at most its own value, and nothing is known of it"
+    )
+    # Not even leave to lose lets it pass: nobody can say what would be lost.
+    everything = frozenset({mmfr0})
+    allowed = make_plan([one({mmfr0: 0x6})], Destination(small_host({mmfr0: 0x5})), KNOWLEDGE, everything)
+    assert allowed.outcome is Outcome.REFUSED
