@@ -55,7 +55,7 @@ def _of_this_host(arguments: argparse.Namespace) -> HostDescription:
     from proxyd.kvm import host_facts
     from proxyd.kvm.features import OF_CPU_HOST, parse_features
     from proxyd.kvm.probe import probe
-    from proxyd.kvm.system import KvmError
+    from proxyd.kvm.system import KvmError, WrongHost
 
     for option in ("kernel", "cpu", "accelerator"):
         if getattr(arguments, option) is not None:
@@ -75,6 +75,8 @@ def _of_this_host(arguments: argparse.Namespace) -> HostDescription:
             qemu=arguments.qemu or host_facts.qemu_version(),
             midrs=host_facts.host_midrs(),
         )
+    except WrongHost as error:
+        raise UnreachableError(f"{error} (or give --from-stream)") from error
     except KvmError as error:
         raise UnreachableError(str(error)) from error
     for feature, reason in (described.missing_features or {}).items():

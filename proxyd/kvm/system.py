@@ -20,6 +20,10 @@ class KvmUnavailable(KvmError):
     """There is no KVM for this process on this host."""
 
 
+class WrongHost(KvmUnavailable):
+    """This is no arm64 host."""
+
+
 class CallRefused(KvmError):
     """An ioctl failed: which one, about what, and the error. ``errno`` is there for who knows what it means here."""
 
@@ -74,7 +78,7 @@ class Linux:
 def open_kvm(system: System) -> int:
     """Open /dev/kvm and say what to do when that fails. Raises :class:`KvmUnavailable`."""
     if (machine := system.machine()) != "aarch64":
-        raise KvmUnavailable(f"this host is {machine}: KVM's register list is asked for on the arm64 host itself")
+        raise WrongHost(f"this host is {machine}: KVM's register list is asked for on the arm64 host itself")
     try:
         return system.open_kvm()
     except FileNotFoundError as error:

@@ -9,7 +9,7 @@ import pytest
 
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.host import HostDescription, HostError
+from proxyd.rewrite.host import HostDescription, HostError, Variant
 from tests import recorded
 
 TCR2 = id_of("TCR2_EL1")
@@ -97,6 +97,22 @@ def described(**change: Any) -> bytes:
             "h.json: writable_masks.TCR2_EL1: number in hex of at most 64 bits, such as 0x1f, expected, found 'y'",
         ),
         (
+            described(counter_hz=0),
+            "h.json: host description (proxyd-host, version 1) expected: Expected `int` >= 1 - at `$.counter_hz`",
+        ),
+        (
+            described(midrs=["n1"]),
+            "h.json: midrs: number in hex of at most 64 bits, such as 0x1f, expected, found 'n1'",
+        ),
+        (
+            described(variants=[{"features": [], "absent": ["X"], "registers": {}}]),
+            "h.json: variants[0].absent: name of a register or its id in hex expected, found 'X'",
+        ),
+        (
+            described(variants=[{"features": [], "absent": [], "registers": {"TCR2_EL1": "1"}}]),
+            "h.json: variants[0].registers.TCR2_EL1: number in hex of at most 64 bits, such as 0x1f, expected, found '",
+        ),
+        (
             described(writable_masks={"TCR2_EL1": "0x1", f"{TCR2:#x}": "0x2"}),
             "h.json: writable_masks.0x603000000013c103: every register once expected, found TCR2_EL1 (0x6030",
         ),
@@ -120,3 +136,58 @@ def test_masks_of_registers_without_a_name_are_read_back() -> None:
     masks = {TCR2: 1, 0x603000000013C03F: 2, 0x40200000200F0082: 3, 0x6030000000140FFF: 4}
     host = HostDescription(name="h", registers=CpregList({TCR2: 1}), writable_masks=masks)
     assert HostDescription.parse(host.to_json(), "h") == host
+
+
+MIDR, PMCR = id_of("MIDR_EL1"), id_of("PMCR_EL0")
+PROBED = HostDescription(
+    name="h",
+    registers=CpregList({MIDR: 0x414FD0C1, TCR2: 1, PMCR: 2}),
+    kernel="7.3",
+    features=("psci", "pmu", "sve"),
+    missing_features={"pauth": "KVM has no ARM_PTRAUTH_ADDRESS"},
+    gic=("v3", "its"),
+    counter_hz=62_500_000,
+    midrs=(0x414FD0C1,),
+    sve_vector_bits=(128, 256),
+    variants=(
+        Variant(("psci", "sve"), frozenset({PMCR}), {TCR2: 3}),
+        Variant(("psci",), frozenset({PMCR, TCR2}), {}),
+    ),
+)
+
+
+def test_what_only_a_probe_knows_is_read_back() -> None:
+    assert HostDescription.parse(PROBED.to_json(), "h") == PROBED
+    assert json.loads(PROBED.to_json())["variants"] == [
+        {"features": ["psci", "sve"], "absent": ["PMCR_EL0"], "registers": {"TCR2_EL1": "0x3"}},
+        {"features": ["psci"], "absent": ["TCR2_EL1", "PMCR_EL0"], "registers": {}},
+    ]
+
+
+def test_a_host_without_variants_says_so() -> None:
+    alone = HostDescription("h", CpregList({TCR2: 1}), features=("psci",), missing_features={}, variants=())
+    assert HostDescription.parse(alone.to_json(), "h") == alone
+
+
+def test_the_list_of_other_features() -> None:
+    assert PROBED.with_features(["sve", "pmu", "psci"]) is PROBED
+    without_pmu = PROBED.with_features({"psci", "sve"})
+    assert without_pmu is not None
+    assert dict(without_pmu.registers) == {MIDR: 0x414FD0C1, TCR2: 3}
+    assert (without_pmu.features, without_pmu.variants) == (("psci", "sve"), None)
+    assert (without_pmu.kernel, without_pmu.sve_vector_bits) == ("7.3", (128, 256))
+    bare = PROBED.with_features({"psci"})
+    assert bare is not None
+    assert (dict(bare.registers), bare.sve_vector_bits) == ({MIDR: 0x414FD0C1}, None)
+
+
+def test_a_list_that_nobody_has_read() -> None:
+    assert PROBED.with_features({"psci", "pmu"}) is None
+    assert HostDescription("h", CpregList({TCR2: 1})).with_features(()) is None
+
+
+def test_what_makes_another_list_of_one() -> None:
+    one, other = CpregList({MIDR: 1, TCR2: 1, PMCR: 2}), CpregList({MIDR: 1, TCR2: 3, id_of("ZCR_EL1"): 4})
+    variant = Variant.between(["psci"], one, other)
+    assert variant == Variant(("psci",), frozenset({PMCR}), {TCR2: 3, id_of("ZCR_EL1"): 4})
+    assert one.edited(remove=variant.absent, put=variant.registers) == other
