@@ -40,7 +40,7 @@ class HostError(ValueError):
         self.key = key
 
 
-class _Register(msgspec.Struct, forbid_unknown_fields=True):
+class RegisterEntry(msgspec.Struct, forbid_unknown_fields=True):
     """``name`` is for people; it must fit the id if it is there."""
 
     id: str
@@ -48,19 +48,23 @@ class _Register(msgspec.Struct, forbid_unknown_fields=True):
     name: str | None = None
 
 
-class _Variant(msgspec.Struct, forbid_unknown_fields=True):
+class VariantEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """How the list differs for a vCPU with other features; registers by name or by id in hex."""
+
     features: list[str]
     absent: list[str]
     registers: dict[str, str]
 
 
-class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """A host description as it is written; docs/host-description.md says what the keys mean."""
+
     format: Literal["proxyd-host"]
     version: Literal[1]
     name: str
     accelerator: Literal["kvm", "tcg"]
     origin: Literal["probe", "stream", "reglist"]
-    registers: list[_Register]
+    registers: list[RegisterEntry]
     kernel: str | None = None
     qemu: str | None = None
     machine: str | None = None
@@ -73,7 +77,7 @@ class _Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     counter_hz: Annotated[int, msgspec.Meta(gt=0)] | None = None
     midrs: list[str] | None = None
     sve_vector_bits: list[int] | None = None
-    variants: list[_Variant] | None = None
+    variants: list[VariantEntry] | None = None
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -137,7 +141,7 @@ class HostDescription(msgspec.Struct, frozen=True):
     def parse(data: bytes, name: str) -> HostDescription:
         """From JSON; ``name`` is the file's, for messages. Raises :class:`HostError`."""
         try:
-            document = msgspec.json.decode(data, type=_Document)
+            document = msgspec.json.decode(data, type=Document)
         except msgspec.ValidationError as error:
             raise HostError(name, "", f"host description ({FORMAT}, version {VERSION}) expected: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -220,7 +224,7 @@ def _variant_line(variant: Variant) -> str:
     ).decode()
 
 
-def _variants(file: str, read: Sequence[_Variant]) -> Iterator[Variant]:
+def _variants(file: str, read: Sequence[VariantEntry]) -> Iterator[Variant]:
     for place, variant in enumerate(read):
         key = f"variants[{place}]"
         yield Variant(
