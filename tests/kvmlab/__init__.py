@@ -10,6 +10,7 @@ What each file is for:
     packages.py    gets them from Debian
     programs.py    compiles what runs inside the hosts and guests (inside/, ../guest/)
     initramfs.py   puts a host's root file system together (cpio.py writes the archive)
+    arm64_python.py  proxyd and a Python for the hosts, as an archive to boot with
     lab.py         one run of the lab: boots hosts, ends everything
     host.py        one emulated host and its shell; guest.py one guest under KVM; checker.py what it prints
     migration.py   one live migration and how it ended at both sides; recorder.py a relay that keeps the bytes

@@ -45,12 +45,12 @@ def _base(qemus: Sequence[tuple[str, Path]], programs: Path) -> bytes:
     for series, prefix in qemus:
         binary = prefix / "usr/bin/qemu-system-aarch64"
         archive.add_file(f"qemu/{series}/qemu", binary.read_bytes(), executable=True)
-        for library, path in _libraries(prefix, binary).items():
+        for library, path in libraries(prefix, binary).items():
             archive.add_file(f"qemu/{series}/lib/{library}", path.read_bytes(), executable=True)
     return archive.finish()
 
 
-def _libraries(prefix: Path, binary: Path) -> dict[str, Path]:
+def libraries(prefix: Path, binary: Path) -> dict[str, Path]:
     """Return every shared library that *binary* needs, directly or not: name -> file below *prefix*."""
     found: dict[str, Path] = {}
     waiting = [binary]

@@ -62,12 +62,12 @@ class Lab:
         self.progress = progress
         self._hosts: list[Host] = []
 
-    async def boot(self, spec: HostSpec) -> Host:
-        """Boot a host; raises LabError with the end of its console when it does not come up."""
+    async def boot(self, spec: HostSpec, more: Sequence[bytes] = ()) -> Host:
+        """Boot a host, with *more* archives unpacked; raises LabError with the end of its console if it fails."""
         kernel = self._images.kernels[spec.kernel]
         host = Host(spec, kernel.release, self._nursery)
         self._hosts.append(host)
-        await host.boot(self._images.outer_command, kernel.image, (self._images.base, modules_archive(kernel)))
+        await host.boot(self._images.outer_command, kernel.image, (self._images.base, modules_archive(kernel), *more))
         self.progress(f"host {kernel.release} on {spec.cpu}: up after {host.boot_seconds:.1f} s")
         return host
 
