@@ -70,6 +70,11 @@ class Repair:
     patch: int | None
     complement_of: int
 
+    def __str__(self) -> str:
+        """Which destinations, for people."""
+        last = self.kernels.last if self.patch is None else f"{self.kernels.last}.{self.patch}"
+        return f"Linux {self.kernels.first} to {last}"
+
     def concerns(self, kernel: KernelRelease | None, patch: int | None) -> bool:
         """Whether a destination's kernel is one of them, for certain."""
         if kernel is None or kernel not in self.kernels:
