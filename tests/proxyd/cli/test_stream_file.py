@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import errno
+import gzip
 import io
 import lzma
 import os
