@@ -58,7 +58,9 @@ class Acceptance:
         self.kernel = parse_kernel(host.kernel)
         self._knowledge = knowledge
         self._tcg = host.accelerator == "tcg"
-        self.repairs = () if self._tcg else knowledge.repairs(self.kernel, parse_patch(host.kernel))
+        patch = parse_patch(host.kernel)
+        self.repairs = () if self._tcg else knowledge.repairs(self.kernel, patch)
+        self.doubtful = () if self._tcg else knowledge.repairs(self.kernel, patch, certain=False)
         self._masks, self._masks_are = _masks_of(host, self.kernel, knowledge)
         self._answers: dict[tuple[int, int], tuple[Mismatch, ...]] = {}
 

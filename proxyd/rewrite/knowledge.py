@@ -63,7 +63,8 @@ class Repair:
     """How to send a value that some kernels take and do not keep: as the complement of another register's 32 bits.
 
     ``patch`` is the newest stable update of the last of ``kernels`` that is known to need it. A later one may have been
-    mended, and then the repair would be the loss.
+    mended, and then the repair would be the loss. The same holds for a vendor's kernel that calls itself
+    ``6.12.0-55.el10`` or ``6.8.0-31-generic``, whatever was backported to it: an update of 0, or none, says nothing.
     """
 
     kernels: KernelRange
@@ -77,9 +78,9 @@ class Repair:
 
     def concerns(self, kernel: KernelRelease | None, patch: int | None) -> bool:
         """Whether a destination's kernel is one of them, for certain."""
-        if kernel is None or kernel not in self.kernels:
+        if kernel is None or kernel not in self.kernels or not patch:
             return False
-        return self.patch is None or kernel != self.kernels.last or (patch is not None and patch <= self.patch)
+        return self.patch is None or kernel != self.kernels.last or patch <= self.patch
 
     def value(self, registers: Mapping[int, int]) -> int | None:
         """The value to send, if the other register is there."""
@@ -156,13 +157,21 @@ class Knowledge:
     entries: Mapping[int, Entry] = field(default_factory=dict)
     masks: Mapping[KernelRelease, Mapping[int, int]] = field(default_factory=dict)
 
-    def repairs(self, kernel: KernelRelease | None, patch: int | None) -> Sequence[tuple[int, Case, Repair]]:
-        """Registers whose values this kernel takes without keeping them, and what to do about each."""
+    def repairs(
+        self, kernel: KernelRelease | None, patch: int | None, *, certain: bool = True
+    ) -> Sequence[tuple[int, Case, Repair]]:
+        """Registers whose values this kernel takes without keeping them, and what to do about each.
+
+        With ``certain=False`` those where that is only possible: by its release, while its update says nothing.
+        """
         return [
             (register, case, case.repair)
             for register, entry in self.entries.items()
             for case in entry.cases
-            if case.repair is not None and case.repair.concerns(kernel, patch)
+            if case.repair is not None
+            and kernel is not None
+            and kernel in case.repair.kernels
+            and case.repair.concerns(kernel, patch) is certain
         ]
 
     def entry(self, register: int) -> Entry | None:

@@ -305,6 +305,11 @@ class _VcpuPlanner:
                 continue
             self.working[register] = new
             self._change(self._by_case(case, Action.SET, register, None, value, new))
+        for register, _, repair in acceptance.doubtful:
+            if register in self.working and self.working.get(repair.complement_of):
+                kept = name_of(repair.complement_of)
+                text = f"passed as it is, and {kept} is lost if this kernel is as {repair}: its release does not tell"
+                self.notices.append(Notice(self.vcpu.vcpu, register, text))
 
     # 5. Registers that only the destination has.
 

@@ -78,7 +78,7 @@ RAISED = {
     "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL,
 }
 # Linux 6.12 takes these values and loses them, unless it gets the complement in the CLR register.
-KEPT = dict.fromkeys(("PMCNTENCLR_EL0", "PMINTENCLR_EL1", "PMOVSCLR_EL0"), Verdict.PROVEN)
+KEPT = dict.fromkeys(("PMCNTENCLR_EL0", "PMINTENCLR_EL1", "PMOVSCLR_EL0"), Verdict.NEUTRAL)
 NEWER = ("6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3")
 
 # What failed as it is, and loaded with these changes.
@@ -296,10 +296,12 @@ PMU = {id_of(name): value for name, value in {"PMCNTENSET_EL0": 0x80000001, "PMC
     ("kernel", "sent"),
     [
         ("6.6.50", 0x80000001),
-        ("6.7.0", 0x7FFFFFFE),
+        ("6.7.1", 0x7FFFFFFE),
         ("6.12.107+deb13-cloud-arm64", 0x7FFFFFFE),
         ("6.12.108", 0x80000001),  # newer than what is known: the same change might be the loss
         ("6.12", 0x80000001),
+        ("6.12.0-55.9.1.el10_0.aarch64", 0x80000001),  # who knows what was backported
+        ("6.8.0-31-generic", 0x80000001),
         ("6.13.1", 0x80000001),
         (None, 0x80000001),
     ],
@@ -315,6 +317,12 @@ def test_enabled_counters_survive_a_kernel_that_clears_what_it_restores(kernel: 
         for old in (0, 0x8000001E, 0xFFFFFFFF):
             assert (old | after[set_]) & ~after[clr] == 0x80000001
         assert make_plan(result.rewritten, destination, KNOWLEDGE).outcome is Outcome.LOADS_AS_IS
+    in_doubt = kernel is not None and kernel.startswith(("6.12", "6.8")) and not result.changes
+    doubt = (
+        "vcpu 0: PMCNTENCLR_EL0 (0x603000000013dce2): passed as it is, and PMCNTENSET_EL0 is lost if this kernel is as "
+        "Linux 6.7 to 6.12.107: its release does not tell"
+    )
+    assert [str(notice) for notice in result.notices] == [doubt] * in_doubt
     without_set = make_plan([one({clr: 1})], destination, KNOWLEDGE)
     assert without_set.changes == ()
 
