@@ -236,10 +236,15 @@ class StreamParser:
         page_bits: int | None = None
         uuid: bytes | None = None
         capabilities: tuple[str, ...] = ()
-        # The end is not marked: the configuration ends where no subsection begins.
+        # The end is not marked: the configuration ends where no subsection begins. QEMU writes each at most once, and
+        # what is read here is kept until the end.
+        seen: set[bytes] = set()
         while (yield from cursor.peek_u8()) == SectionType.SUBSECTION:
             yield from cursor.u8()
             name = yield from cursor.counted_string()
+            if name in seen:
+                raise SchemaMismatch(f"configuration: {name.decode('ascii', 'replace')} expected once, found again", at)
+            seen.add(name)
             yield from cursor.be32()
             if name == b"configuration/target-page-bits":
                 page_bits = yield from cursor.be32()

@@ -11,14 +11,18 @@ bytes really written, so the JSON is enough to find the end of every section. Tw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from formats.errors import SchemaMismatch
 
-# A negative number in the JSON would make a section end before it starts.
-Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+# A negative number in the JSON would make a section end before it starts, and one of a hundred digits would end up in
+# a message. No device writes a terabyte.
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+# 05, the length of the name, be32 version.
+_SUBSECTION_HEADER_BYTES: Final = 1 + 1 + 4
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -47,7 +51,7 @@ class Subsection(msgspec.Struct, frozen=True):
     @property
     def wire_size(self) -> int:
         """Bytes on the wire, header and nested subsections included."""
-        return 1 + 1 + len(self.vmsd_name) + 4 + _payload(self.fields, self.subsections)
+        return _payload((), (self,))
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -97,4 +101,11 @@ def parse_vmdesc(data: bytes | bytearray | memoryview) -> VmDescription:
 
 
 def _payload(fields: Iterable[Field], subsections: Iterable[Subsection]) -> int:
-    return sum(field.total_size for field in fields) + sum(sub.wire_size for sub in subsections)
+    """By a loop: the JSON decoder takes deeper nesting than Python's own calls may have."""
+    size = sum(field.total_size for field in fields)
+    pending = list(subsections)
+    while pending:
+        one = pending.pop()
+        size += _SUBSECTION_HEADER_BYTES + len(one.vmsd_name) + sum(field.total_size for field in one.fields)
+        pending += one.subsections
+    return size

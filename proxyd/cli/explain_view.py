@@ -92,7 +92,10 @@ def _hidden_text(entry: Entry) -> str:
 
 
 def _when(case: Case) -> str:
-    return "always" if case.when is None else str(case.when)
+    parts = [f"the destination has {case.repair}"] if case.repair is not None else []
+    if case.when is not None:
+        parts.append(str(case.when))
+    return " and ".join(parts) or "always"
 
 
 def _action(case: Case) -> str:
@@ -134,6 +137,7 @@ def _knowledge_document(entry: Entry) -> dict[str, Any]:
                 "action": case.action.value,
                 "field": case.field,
                 "when": None if case.when is None else str(case.when),
+                "destination": None if case.repair is None else str(case.repair),
                 "verdict": case.verdict.value,
                 "reason": case.reason,
                 "evidence": case.evidence,

@@ -120,18 +120,22 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _fail(arguments: argparse.Namespace, message: str, code: ExitCode) -> ExitCode:
+    from proxyd.cli.terminal import plain
+
     if arguments.debug:
         import traceback
 
         traceback.print_exc()
-    sys.stderr.write(f"proxyd {arguments.verb}: {message}\n")
+    # A message may quote a stream, whose names are the source's choice: no escape sequence may reach the terminal.
+    sys.stderr.write(f"proxyd {arguments.verb}: {plain(message)}\n")
     return code
 
 
 def _os_error(error: OSError) -> str:
-    if error.filename is None or error.strerror is None:
+    if error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}"
 
 
 def _discard_output() -> None:

@@ -23,6 +23,8 @@ STANDARD_OUTPUT: Final = "-"
 # A saved stream is the guest's memory. Where the input says nothing, nobody else may read it.
 PRIVATE: Final = 0o600
 
+_SUFFIX: Final = ".partial"
+
 
 @contextmanager
 def open_output(path: str, source: FileDetails) -> Iterator[BinaryIO]:
@@ -31,6 +33,17 @@ def open_output(path: str, source: FileDetails) -> Iterator[BinaryIO]:
     ``source`` describes the input: the output gets its permissions, and may not be the same file. Raises
     :class:`OSError` where it cannot be written, :class:`UsageError` if it is the input.
     """
+    try:
+        yield from _open(path, source)
+    except OSError as error:
+        if error.errno is None or not (error.filename is None or str(error.filename).endswith(_SUFFIX)):
+            raise
+        # A write that fails names no file, and of the temporary one nobody has heard.
+        name = "standard output" if path == STANDARD_OUTPUT else path
+        raise type(error)(error.errno, error.strerror, name) from error
+
+
+def _open(path: str, source: FileDetails) -> Iterator[BinaryIO]:
     if path == STANDARD_OUTPUT:
         with open(1, "wb", closefd=False) as output:
             yield output
@@ -56,7 +69,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 @contextmanager
 def _replacing(target: Path, permissions: int) -> Iterator[BinaryIO]:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_SUFFIX, dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as output:
             yield output

@@ -96,6 +96,9 @@ class StreamFile:
             chunk = self._content.read1(CHUNK_BYTES)
         except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise InputError(f"{plain(self.name)}: cannot be unpacked as {self.compression}: {error}") from error
+        except OSError as error:
+            # A read that fails names no file, and there is an output that could be meant as well.
+            raise type(error)(error.errno, error.strerror, self.name) from error
         self._read_bytes += len(chunk)
         if self._bar is not None:
             # For a regular file the position counts, which is that of the packed bytes.

@@ -52,10 +52,11 @@ class CommitGuard:
     async def commit(self) -> None:
         """Pass the commit point, or raise :class:`trio.Cancelled` because the migration was abandoned just before.
 
-        Nothing else can run between the decision and the return.
+        Nothing else can run between the decision and the return. That the whole daemon was cancelled counts, too: the
+        session's other task may have been told already, and would take a committed relay down with it.
         """
         self.scope.deadline = math.inf
-        if self.scope.cancel_called:
+        if trio.current_effective_deadline() == -math.inf:
             await trio.lowlevel.checkpoint()
             raise AssertionError("a cancelled scope lets no checkpoint pass")
         self.scope.shield = True

@@ -9,7 +9,8 @@ other way round.
 
 *Before the commit point* anything unexpected in either task abandons the migration (:mod:`.commit_guard`); the session
 then resets **both** legs. Resetting the return path alone would not do: QEMU's source looks at errors of its sending
-side only while it iterates over RAM (``migration/migration.c: migration_detect_error``).
+side only while it iterates over RAM (``migration/migration.c: migration_detect_error``). A SHUT(0) that comes so soon
+is not passed on: the source would believe it, and wait for no other.
 
 *After it* the relay behaves like a wire. FIN becomes FIN and RST becomes RST, with these additions, all of them
 because a guest may be running on the destination already:
@@ -47,6 +48,11 @@ from proxyd.rewrite.rewriter import Phase, RewriteRefused
 
 # What a leg raises when it is gone: by its peer, or by our own reset() in the other task.
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+_TOO_EARLY: Final = Ending(
+    Outcome.DESTINATION_FAILED,
+    "the destination said SHUT(0) before it had the device state: what it runs is not this guest",
+)
 
 
 class RewriteRelay:
@@ -173,6 +179,9 @@ class RewriteRelay:
             if not chunk:
                 break
             self._guard.progress()
+            self._observe(chunk)
+            if self._shut == 0 and self._guard.abandon(_TOO_EARLY):
+                return
             if not self._source_gone:
                 try:
                     await self._source.send_buffers((chunk,))
@@ -180,11 +189,10 @@ class RewriteRelay:
                     self._lose_source(error)
                 else:
                     self._record.relayed(Direction.TO_SOURCE, len(chunk))
-            self._observe(chunk)
         await self._conclude(broke=broke or self._destination_broken)
 
     def _observe(self, chunk: bytes) -> None:
-        """Look at what was passed on. What cannot be read is not ours to judge: the source will."""
+        """Look at what is passed on. What cannot be read is not ours to judge: the source will."""
         self._destination_spoke = True
         try:
             events = self._reader.feed(chunk)

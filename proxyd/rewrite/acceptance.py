@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from formats.arm64.id_fields import fields_of, is_id_register
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.kernel import KernelRelease, parse_kernel
+from proxyd.rewrite.kernel import KernelRelease, parse_kernel, parse_patch
 from proxyd.rewrite.knowledge import Accepts, Knowledge
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class Acceptance:
         self.kernel = parse_kernel(host.kernel)
         self._knowledge = knowledge
         self._tcg = host.accelerator == "tcg"
+        patch = parse_patch(host.kernel)
+        self.repairs = () if self._tcg else knowledge.repairs(self.kernel, patch)
+        self.doubtful = () if self._tcg else knowledge.repairs(self.kernel, patch, certain=False)
         self._masks, self._masks_are = _masks_of(host, self.kernel, knowledge)
         self._answers: dict[tuple[int, int], tuple[Mismatch, ...]] = {}
 

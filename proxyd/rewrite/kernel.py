@@ -1,7 +1,7 @@
 """Kernel releases as knowledge speaks of them: major and minor, nothing else.
 
-Stable updates change registers' rules now and then; where they do, the knowledge says so in words and the register
-lists of the host, which are measured, decide.
+Stable updates change registers' rules now and then. What a list or a mask shows is measured on the host; where it takes
+knowledge, the entry names the last stable update that is known.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-_RELEASE: Final = re.compile(r"(\d+)\.(\d+)")
+_RELEASE: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 
 class KernelRelease(NamedTuple):
@@ -26,6 +26,12 @@ def parse_kernel(text: str | None) -> KernelRelease | None:
     """The release in ``uname -r`` or in a plain ``6.12``; None if there is none."""
     match = _RELEASE.match(text or "")
     return KernelRelease(int(match[1]), int(match[2])) if match else None
+
+
+def parse_patch(text: str | None) -> int | None:
+    """The stable update in ``uname -r``: 107 of ``6.12.107+deb13``; None if it is not said."""
+    match = _RELEASE.match(text or "")
+    return int(match[3]) if match and match[3] else None
 
 
 class KernelRange(NamedTuple):

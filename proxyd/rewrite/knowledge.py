@@ -8,7 +8,7 @@ The TOML files in ``proxyd/knowledge`` hold one entry per register, or per group
     accepts    = [{ until = "6.2", values = "equal" }, { values = "any" }]       # by the destination's kernel
     enabled_by = { field = "ID_AA64MMFR3_EL1.TCRX", since = "6.13" }             # else the kernel hides the register
     [[entry.case]]
-    action   = "remove"                          # or "destination": take the destination's value
+    action   = "remove"                          # see CaseAction
     when     = "ID_AA64MMFR3_EL1.TCRX == 0"      # over the stream's registers; without it: always
     verdict  = "proven"
     reason   = "..."
@@ -20,7 +20,7 @@ first whose condition holds decides. Nothing here does anything: ``plan.py`` doe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -55,6 +55,37 @@ class CaseAction(StrEnum):
     REMOVE = "remove"  # the destination has no such register
     DESTINATION = "destination"  # the destination does not take the value: send its own
     RAISE = "raise"  # the field must be on, else a register that the destination lists cannot be written
+    REPAIR = "repair"  # the destination takes the value and does not keep it: send another that comes to the same
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """How to send a value that some kernels take and do not keep: as the complement of another register's 32 bits.
+
+    ``patch`` is the newest stable update of the last of ``kernels`` that is known to need it. A later one may have been
+    mended, and then the repair would be the loss. The same holds for a vendor's kernel that calls itself
+    ``6.12.0-55.el10`` or ``6.8.0-31-generic``, whatever was backported to it: an update of 0, or none, says nothing.
+    """
+
+    kernels: KernelRange
+    patch: int | None
+    complement_of: int
+
+    def __str__(self) -> str:
+        """Which destinations, for people."""
+        last = self.kernels.last if self.patch is None else f"{self.kernels.last}.{self.patch}"
+        return f"Linux {self.kernels.first} to {last}"
+
+    def concerns(self, kernel: KernelRelease | None, patch: int | None) -> bool:
+        """Whether a destination's kernel is one of them, for certain."""
+        if kernel is None or kernel not in self.kernels or not patch:
+            return False
+        return self.patch is None or kernel != self.kernels.last or patch <= self.patch
+
+    def value(self, registers: Mapping[int, int]) -> int | None:
+        """The value to send, if the other register is there."""
+        other = registers.get(self.complement_of)
+        return None if other is None else ~other & 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +99,7 @@ class Case:
     reason: str
     evidence: str
     always: bool
+    repair: Repair | None = None
 
     def holds(self, stream: Mapping[int, int], destination: Mapping[int, int] | None) -> bool:
         """Whether the case applies to this vCPU."""
@@ -124,6 +156,23 @@ class Knowledge:
 
     entries: Mapping[int, Entry] = field(default_factory=dict)
     masks: Mapping[KernelRelease, Mapping[int, int]] = field(default_factory=dict)
+
+    def repairs(
+        self, kernel: KernelRelease | None, patch: int | None, *, certain: bool = True
+    ) -> Sequence[tuple[int, Case, Repair]]:
+        """Registers whose values this kernel takes without keeping them, and what to do about each.
+
+        With ``certain=False`` those where that is only possible: by its release, while its update says nothing.
+        """
+        return [
+            (register, case, case.repair)
+            for register, entry in self.entries.items()
+            for case in entry.cases
+            if case.repair is not None
+            and kernel is not None
+            and kernel in case.repair.kernels
+            and case.repair.concerns(kernel, patch) is certain
+        ]
 
     def entry(self, register: int) -> Entry | None:
         """What is known of a register."""
@@ -194,6 +243,13 @@ class _EnabledBy(msgspec.Struct, forbid_unknown_fields=True):
     since: str
 
 
+class _Repair(msgspec.Struct, forbid_unknown_fields=True):
+    complement_of: str
+    since: str
+    until: str
+    patch: int | None = None
+
+
 class _Case(msgspec.Struct, forbid_unknown_fields=True):
     action: CaseAction
     verdict: Literal["proven", "neutral", "lossy"]
@@ -203,6 +259,7 @@ class _Case(msgspec.Struct, forbid_unknown_fields=True):
     fields: list[str] = []
     when: str | None = None
     always: bool = False
+    repair: _Repair | None = None
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -274,8 +331,16 @@ def _cases(raw: _Case, register: int, where: str) -> Iterable[Case]:
         if not text.strip():
             raise KnowledgeError(f"{where}.{key}: a sentence expected, found nothing")
     when = None if raw.when is None else Condition.parse(raw.when, f"{where}.when")
+    if (raw.action is CaseAction.REPAIR) != (raw.repair is not None):
+        raise KnowledgeError(f"{where}: a table repair expected with action repair, and only with it")
+    repair = None if raw.repair is None else _repair(raw.repair, where)
     names: list[str | None] = [*raw.fields] or [raw.field]
     for name in names:
         if name is not None:
             field_named(register, name)
-        yield Case(raw.action, name, when, Verdict(raw.verdict), raw.reason, raw.evidence, raw.always)
+        yield Case(raw.action, name, when, Verdict(raw.verdict), raw.reason, raw.evidence, raw.always, repair)
+
+
+def _repair(raw: _Repair, where: str) -> Repair:
+    kernels = KernelRange(_release(raw.since, where), _release(raw.until, where))
+    return Repair(kernels, raw.patch, id_of(raw.complement_of))

@@ -6,7 +6,8 @@ Order, for each vCPU:
 2. registers that the destination does not list are removed (QEMU would fail on them, or, above the destination's
    highest id, lose them without a word);
 3. values that the destination does not take become its own, field by field;
-4. ID register fields are raised where, off, they would hide a register that the destination lists and QEMU writes.
+4. values that it takes and does not keep are sent in a way that comes to the same;
+5. ID register fields are raised where, off, they would hide a register that the destination lists and QEMU writes.
 
 Conditions always see the registers as they came. A change whose verdict does not let it pass is a refusal, and one
 refusal refuses the guest.
@@ -220,6 +221,7 @@ class _VcpuPlanner:
             return
         self._removals(self.acceptance)
         self._values(self.acceptance)
+        self._repairs(self.acceptance)
         self._additions(self.acceptance)
 
     # 1. The profile.
@@ -294,7 +296,22 @@ class _VcpuPlanner:
             self._by_case(case, Action.SET, register, mismatch.field, mismatch.value, mismatch.destination_value)
         )
 
-    # 4. Registers that only the destination has.
+    # 4. Values that the destination takes and does not keep.
+
+    def _repairs(self, acceptance: Acceptance) -> None:
+        for register, case, repair in acceptance.repairs:
+            value, new = self.working.get(register), repair.value(self.working)
+            if value is None or new is None or value == new or not case.holds(self.stream, self.destination):
+                continue
+            self.working[register] = new
+            self._change(self._by_case(case, Action.SET, register, None, value, new))
+        for register, _, repair in acceptance.doubtful:
+            if register in self.working and self.working.get(repair.complement_of):
+                kept = name_of(repair.complement_of)
+                text = f"passed as it is, and {kept} is lost if this kernel is as {repair}: its release does not tell"
+                self.notices.append(Notice(self.vcpu.vcpu, register, text))
+
+    # 5. Registers that only the destination has.
 
     def _additions(self, acceptance: Acceptance) -> None:
         for register, own in acceptance.registers.items():

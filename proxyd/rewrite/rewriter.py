@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats import events
-from formats.errors import FormatError
+from formats.errors import FormatError, LimitExceeded
 from formats.parser import ParserLimits, StreamParser
 from formats.savevm import MigCommand, SectionType
 from proxyd.rewrite.plan import Outcome, Refusal
@@ -29,6 +29,9 @@ from proxyd.rewrite.tail import rewrite_tail
 
 if TYPE_CHECKING:
     from formats.events import Buffer
+
+# The prologue is held. QEMU's has 60 to 200 bytes: header, configuration, one or two commands.
+MAX_PROLOGUE_BYTES: Final = 64 << 10
 
 _KINDS: Final = {SectionType.START: "start", SectionType.PART: "part", SectionType.END: "end"}
 
@@ -77,13 +80,14 @@ class StreamRewriter:
         self.report: RewriteReport | None = None
         self.sections: Counter[str] = Counter()
         self._prologue: list[Buffer] = []
+        self._prologue_bytes = 0
         bounds = ParserLimits(self.limits.device_state_bytes, self.limits.sections, self.limits.name_bytes)
         self._parser = StreamParser(bounds)
 
     @property
     def held_bytes(self) -> int:
         """Bytes that were taken in and not handed out."""
-        return sum(len(piece) for piece in self._prologue) + self._parser.held_bytes
+        return self._prologue_bytes + self._parser.held_bytes
 
     @property
     def waiting_for(self) -> str:
@@ -118,7 +122,7 @@ class StreamRewriter:
                 self._release(event, out)
             case events.Configuration():
                 self.machine = event.machine
-                self._prologue.append(event.raw)
+                self._hold(event)
                 if event.page_bits is None:
                     self.passthrough_reason = (
                         f"machine {event.machine!r} is not arm (its page size is fixed): nothing is rewritten"
@@ -126,18 +130,26 @@ class StreamRewriter:
                     self._open(Phase.OPAQUE, out)
             case events.Command(command=MigCommand.OPEN_RETURN_PATH):
                 self.return_path = True
-                self._prologue.append(event.raw)
+                self._hold(event)
                 self._open(Phase.MEMORY, out)
             case events.SectionHeader():
                 self._forward(event, out)
                 self.sections[_KINDS[event.type]] += 1
             case events.BulkData() | events.SectionFooter():
                 out.append(event.raw)
+            case _ if self.phase is Phase.PROLOGUE:
+                self._hold(event)
             case _:
-                self._hold_or_forward(event, out)
+                out.append(event.raw)
 
-    def _hold_or_forward(self, event: events.Event, out: list[Buffer]) -> None:
-        (self._prologue if self.phase is Phase.PROLOGUE else out).append(event.raw)
+    def _hold(self, event: events.Event) -> None:
+        self._prologue.append(event.raw)
+        self._prologue_bytes += len(event.raw)
+        if self._prologue_bytes > MAX_PROLOGUE_BYTES:
+            raise LimitExceeded(
+                f"a first section or OPEN_RETURN_PATH within {MAX_PROLOGUE_BYTES} bytes expected, found neither",
+                event.offset,
+            )
 
     def _forward(self, event: events.SectionHeader, out: list[Buffer]) -> None:
         """The first section: the last moment at which a stream without a return path can be turned away unharmed."""
@@ -150,6 +162,7 @@ class StreamRewriter:
     def _open(self, phase: Phase, out: list[Buffer]) -> None:
         out += self._prologue
         self._prologue.clear()
+        self._prologue_bytes = 0
         self.phase = phase
 
     def _release(self, tail: events.DeviceTail, out: list[Buffer]) -> None:

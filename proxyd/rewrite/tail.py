@@ -7,6 +7,7 @@ so that saved output stays readable to QEMU's own tools.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -40,6 +41,11 @@ class RewrittenTail:
 
 def vcpus_of(tail: DeviceTail, limits: StreamLimits) -> dict[int, ArmCpu]:
     """The arm vCPUs of a tail, by their index in ``tail.sections``. Raises :class:`~formats.errors.FormatError`."""
+    names = Counter(section.name for section in tail.sections if is_arm_cpu(section.device))
+    for name, count in names.items():
+        if count > 1:
+            # The destination would load one over the other, and all that is said of a vCPU would be said of two.
+            raise SchemaMismatch(f"{name}: one section expected, found {count}", tail.offset)
     return {
         index: parse_arm_cpu(
             tail.raw[section.payload_start : section.payload_end],

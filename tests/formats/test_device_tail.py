@@ -84,6 +84,17 @@ def test_what_is_missing_is_said(wire: bytes, message: str) -> None:
         assert isinstance(error, TruncatedStream)
 
 
+@pytest.mark.parametrize("step", [1, 6, 7, 8, 1000])
+def test_every_pattern_that_looks_like_a_vmdesc_counts_once(step: int) -> None:
+    wire = (b"\x00\x06" * 3 + b"\x00\x10\x00\x00{") * 40 + b"\n\x00\x06\n\n\n\n{"
+    tail = collector()
+    for i in range(0, len(wire), step):
+        tail.add(wire[i : i + step])
+    # The last one's length, 0x0a0a0a0a, is more than device state may have.
+    assert sum(map(len, tail._candidates.values())) == 40
+    assert len(tail.data) == len(wire)
+
+
 def test_limits() -> None:
     message = re.escape(
         f"at 0x1000: device state of at most 100 bytes expected (limit device_state_bytes), found at least {len(TAIL)}"
@@ -103,8 +114,12 @@ def cut(wire: bytes, devices: list[b.Device]) -> None:
 @pytest.mark.parametrize(
     ("wire", "kind", "message"),
     [
-        (b"", SchemaMismatch, r"^at 0x100: dev/0: section header expected, found: "),
-        (b"\x04" + b.be32(3) + b"\x03d\xffv" + bytes(8), SchemaMismatch, r"^at 0x100: dev/0: section header expected"),
+        (b"", SchemaMismatch, r"^at 0x100: dev/0: section header expected, found the end$"),
+        (
+            b"\x04" + b.be32(3) + b"\x03d\xffv" + bytes(8),
+            SchemaMismatch,
+            r"^at 0x100: dev/0: section header expected, found a name that is not ASCII$",
+        ),
         (
             b.Device(b"vde", b"12").wire(3),
             SchemaMismatch,

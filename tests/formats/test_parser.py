@@ -138,6 +138,11 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         "at 0x8: configuration: unknown subsection 'configuration/new'",
     ),
     (
+        b.MAGIC + b.configuration(uuid=bytes(16)) + b.subsection(b"configuration/uuid", 1, bytes(16)),
+        SchemaMismatch,
+        "at 0x8: configuration: configuration/uuid expected once, found again",
+    ),
+    (
         b.MAGIC + b.configuration() + b.subsection(b"configuration/capabilities", 1, b.be32(65)),
         LimitExceeded,
         "at 0x8: at most 64 capabilities expected, found 65",

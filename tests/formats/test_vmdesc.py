@@ -50,6 +50,15 @@ def test_an_old_style_device_has_its_size_only() -> None:
     assert (device.payload_size, device.version) == (131, None)
 
 
+@pytest.mark.parametrize("depth", [1, 100, 300, 450])
+def test_subsections_may_nest_deeper_than_python_calls(depth: int) -> None:
+    nested = '{"vmsd_name": "s", "version": 1, "fields": [], "subsections": [' * depth + "]}" * depth
+    entry = f'{{"name": "d", "instance_id": 0, "version": 1, "fields": [], "subsections": [{nested}]}}'
+    (device,) = parse_vmdesc(f'{{"page_size": 4096, "devices": [{entry}]}}'.encode()).devices
+    assert device.payload_size == depth * (1 + 1 + 1 + 4)
+    assert device.subsections[0].wire_size == device.payload_size
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -60,6 +69,7 @@ def test_an_old_style_device_has_its_size_only() -> None:
         b'{"page_size": "x", "devices": []}',
         b'{"page_size": 1, "devices": [{"name": "a", "instance_id": 0, "size": -1}]}',
         b'{"page_size": 1, "devices": [{"name": "a", "instance_id": 0, "fields": [{"name": "f", "size": -4}]}]}',
+        b'{"page_size": 1, "devices": [{"name": "a", "instance_id": 0, "size": 1' + b"0" * 400 + b"}]}",
         b'{"page_size": 1, "devices": [{"name": "\xff", "instance_id": 0}]}',
         b'{"page_size": 1, "x": ' + b"[" * 100_000,
     ],

@@ -99,11 +99,19 @@ def test_the_table_is_all_there() -> None:
     assert {kernel for _, kernel in tried} == set(recorded.KERNELS)
 
 
+# QEMU saw these load. That 6.12 then has lost the enables of its PMU, nobody says (tests/kvmlab/test_pmu.py).
+LOSES_WITHOUT_A_WORD = "6.12"
+KEPT = {"PMCNTENCLR_EL0", "PMINTENCLR_EL1", "PMOVSCLR_EL0"}
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_what_loaded_is_left_alone_and_what_failed_is_not(pair: Pair) -> None:
     result = planned(pair)
     if (pair.cpu, pair.qemu, pair.source, pair.destination) in TOLERATED_BY_QEMU_11:
         assert result.worst is Verdict.PROVEN
+    elif pair.direct == "loads" and pair.destination == LOSES_WITHOUT_A_WORD:
+        assert {change.target for change in result.changes} == KEPT
+        assert (result.worst, result.refusals) == (Verdict.NEUTRAL, ())
     elif pair.direct == "loads":
         assert (result.outcome, result.changes, result.refusals) == (Outcome.LOADS_AS_IS, (), ())
     else:

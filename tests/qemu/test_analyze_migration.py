@@ -6,6 +6,7 @@ The script is taken from Debian's QEMU source package, by the hash that the sign
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from functools import cache
@@ -21,15 +22,14 @@ pytestmark = pytest.mark.qemu
 
 PROXYD = Path(sys.executable).with_name("proxyd")
 
-# What the script cannot read: a stream that opens a return path (it knows no command but SWITCHOVER_START), and one of
-# QEMU 7.2 (it wants the vmdesc to have "configuration", which is there since 8.2).
-READABLE = [name for name in recorded.names() if "returnpath" not in name and "-7.2-" not in name]
+PAGE_BITS = b"\x05\x1econfiguration/target-page-bits" + struct.pack(">II", 1, 12)
 
 REWRITTEN = [
     ("6.12-10.0.13-neoverse-n1-full-smp2", "7.3", "neoverse-n1"),
     ("6.12-10.0.13-neoverse-v1-plain-smp4", "6.18", "neoverse-v1"),
     ("6.12-11.1.3-neoverse-v1-full-smp2", "7.3", "neoverse-v1"),
     ("6.1-10.0.13-max-plain-smp1", "7.3", "max"),
+    ("6.12-10.0.13-neoverse-n1-returnpath-smp2", "7.3", "neoverse-n1"),
 ]
 
 
@@ -38,8 +38,32 @@ def script() -> Path:
     return fetch_source_file(["trixie-backports", "trixie", "bookworm"], "qemu", "scripts/analyze-migration.py")
 
 
+def readable(stream: bytes) -> bytes:
+    """Return *stream* without what the script trips over; it was written for files, and for QEMU 8.2 and newer.
+
+    It knows no command but SWITCHOVER_START, wants the configuration's subsection described in the vmdesc, and
+    takes a "{" among the bytes of the vmdesc's length for the beginning of the JSON.
+    """
+    start = 8 + 1 + 4 + int.from_bytes(stream[9:13], "big")  # header, type, length, name of the machine type
+    assert stream[start:].startswith(PAGE_BITS)
+    prologue_end = start + len(PAGE_BITS)
+    commands_end = prologue_end
+    while stream[commands_end] == 8:  # QEMU_VM_COMMAND: be16 command, be16 length, data
+        commands_end += 5 + int.from_bytes(stream[commands_end + 3 : commands_end + 5], "big")
+    json_start = stream.rindex(b"\0\x06", 0, stream.rindex(b'"page_size"')) + 6
+    vmdesc = stream[json_start:]
+    assert int.from_bytes(stream[json_start - 4 : json_start], "big") == len(vmdesc)
+    if b'"configuration"' not in vmdesc:
+        prologue_end = start
+    while b"{" in len(vmdesc).to_bytes(4, "big"):
+        vmdesc += b" "
+    return stream[:prologue_end] + stream[commands_end : json_start - 4] + len(vmdesc).to_bytes(4, "big") + vmdesc
+
+
 def analyzed(stream: Path) -> dict[str, Any]:
-    command = [sys.executable, str(script()), "-f", str(stream), "-d", "state"]
+    copy = stream.with_suffix(".readable")
+    copy.write_bytes(readable(stream.read_bytes()))
+    command = [sys.executable, str(script()), "-f", str(copy), "-d", "state"]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=120).stdout)
     return found
 
@@ -77,7 +101,7 @@ def assert_agree(theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     ] == lists
 
 
-@pytest.mark.parametrize("name", READABLE)
+@pytest.mark.parametrize("name", recorded.names())
 def test_agrees_with_inspect(name: str, tmp_path: Path) -> None:
     stream = unpacked(name, tmp_path)
     assert_agree(analyzed(stream), inspected(stream))

@@ -127,6 +127,7 @@ def test_for_scripts() -> None:
         "action": "destination",
         "field": "PIE",
         "when": None,
+        "destination": None,
         "verdict": "lossy",
         "reason": "it may use it",
         "evidence": "commit 2",
@@ -134,3 +135,28 @@ def test_for_scripts() -> None:
     unknown = register_document(id_of("0x6020000000110000"))
     assert (unknown["name"], unknown["bytes"], unknown["operands"]) == ("DEMUX_CCSIDR[0]", 4, None)
     assert unknown["knowledge"] is None
+
+
+def test_a_repair_names_the_kernels_that_need_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = b"""
+[[entry]]
+registers = ["PMCNTENCLR_EL0"]
+listed = "with a PMU"
+[[entry.case]]
+action = "repair"
+when = "PMCNTENSET_EL0 != 0"
+repair = { complement_of = "PMCNTENSET_EL0", since = "6.7", until = "6.12", patch = 107 }
+verdict = "proven"
+reason = "it clears what it restores"
+evidence = "commit 3"
+"""
+    knowledge = Knowledge.parse([("k.toml", entry)])
+    monkeypatch.setattr(explain_view.Knowledge, "builtin", staticmethod(lambda: knowledge))
+    register = id_of("PMCNTENCLR_EL0")
+    show_register(console(), register)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the destination has Linux 6.7 to 6.12.107 and PMCNTENSET_EL0 != 0" in shown
+    (case,) = register_document(register)["knowledge"]["cases"]
+    assert (case["destination"], case["when"]) == ("Linux 6.7 to 6.12.107", "PMCNTENSET_EL0 != 0")

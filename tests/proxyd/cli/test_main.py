@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proxyd.cli import inspect
-from proxyd.cli.exit_codes import CommandError, ExitCode
+from proxyd.cli.exit_codes import CommandError, ExitCode, InputError
 from proxyd.cli.main import VERBS, main
 from tests.proxyd.cli.command import RETURN_PATH, Run
 
@@ -64,6 +65,16 @@ def test_an_operating_system_error_without_a_file(run: Run, monkeypatch: pytest.
     raising(monkeypatch, OSError("the disk is on fire"))
     ran = run("inspect", "x")
     assert (ran.code, ran.err) == (4, "proxyd inspect: the disk is on fire\n")
+
+
+def test_foreign_text_in_a_message_does_not_reach_the_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, InputError("x: section \x1b[2J\nproxyd: all is well"))
+    assert run("inspect", "x").err == "proxyd inspect: x: section \\x1b[2J\\nproxyd: all is well\n"
+
+
+def test_an_error_of_a_write_without_a_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    raising(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    assert run("inspect", "x").err == "proxyd inspect: no space left on device\n"
 
 
 def test_a_command_error_without_a_kind_is_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

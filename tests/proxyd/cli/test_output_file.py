@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -102,3 +103,27 @@ def test_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     with open_output("-", PIPE) as output:
         output.write(b"\x00\xff")
     assert capfdbinary.readouterr().out == b"\x00\xff"
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "directory/that/is/not", "-"])
+def test_what_cannot_be_written_is_named_as_it_was_given(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def write() -> None:
+        with open_output(output, PIPE) as file:
+            file.write(b"x")
+            if output == "-":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No (space|such file)") as caught:
+        write()
+    assert caught.value.filename == ("standard output" if output == "-" else output)
+
+
+def test_an_error_that_names_another_file_or_none_is_left_as_it_is(tmp_path: Path) -> None:
+    for error in (OSError(errno.EIO, "Input/output error", "the input"), OSError("the disk is on fire")):
+        with pytest.raises(OSError, match=r"error|fire") as caught, open_output(str(tmp_path / "out"), PIPE):
+            raise error
+        assert caught.value is error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -156,3 +158,17 @@ def test_a_buffer_of_any_shape_can_be_filled(tmp_path: Path) -> None:
         assert isinstance(joined, io.RawIOBase)
         assert joined.readable()
         assert [joined.read(3), joined.read(3), joined.read(9), joined.read(9)] == [b"hea", b"d", b"rest", b""]
+
+
+def test_a_read_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+
+    def fail(_size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_stream(str(path)) as file:
+        monkeypatch.setattr(file, "_content", SimpleNamespace(read1=fail))
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            file.read()
+    assert caught.value.filename == str(path)

@@ -59,6 +59,29 @@ async def test_an_abandoned_migration_cannot_commit() -> None:
     assert not guard.committed
 
 
+async def test_a_daemon_that_is_cancelled_in_the_same_moment_cannot_half_commit() -> None:
+    """Both tasks of a relay were to run next; shielding one of them would not save it from the other's end."""
+    guard = CommitGuard()
+    delivered: list[str] = []
+
+    async def forward(go: trio.Event) -> None:
+        await go.wait()
+        await guard.commit()
+        delivered.append("some of it")
+
+    async with trio.open_nursery() as outer:
+        with guard.scope:
+            async with trio.open_nursery() as relay:
+                go = trio.Event()
+                relay.start_soon(forward, go)
+                relay.start_soon(trio.sleep_forever)
+                await trio.testing.wait_all_tasks_blocked()
+                go.set()
+                outer.cancel_scope.cancel()
+    assert not guard.committed
+    assert not delivered
+
+
 async def test_a_limit_expires(autojump_clock: MockClock) -> None:
     guard = CommitGuard()
     with guard.scope as scope:

@@ -266,6 +266,22 @@ async def test_a_destination_that_says_why_before_it_dies_is_heard(autojump_cloc
         assert "SHUT(1)" in stage.ending.reason
 
 
+@pytest.mark.parametrize("so_far", [b"QEVM/ram", b"QEVM/ram[sta"])
+async def test_a_success_before_the_commit_point_is_kept_from_the_source(
+    so_far: bytes, autojump_clock: MockClock
+) -> None:
+    """The source would stop listening, and call the migration complete whatever became of its device state."""
+    async with staged() as stage:
+        await stage.source.say(so_far)
+        destination = await stage.destination()
+        await destination.say(PONG_1)
+        assert await stage.source.receive_exactly(8) == PONG_1
+        await destination.say(SHUT_0)
+        assert await reset_seen(stage.source) == b""
+        assert await stage.outcome() == "destination_failed"
+        assert "SHUT(0) before it had the device state" in stage.ending.reason
+
+
 async def test_a_destination_that_breaks_while_it_is_written_to_never_sees_the_device_state(
     autojump_clock: MockClock,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxyd.rewrite.kernel import KernelRange, KernelRelease, parse_kernel
+from proxyd.rewrite.kernel import KernelRange, KernelRelease, parse_kernel, parse_patch
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,8 @@ def test_ranges_include_both_ends() -> None:
     span = KernelRange(KernelRelease(6, 3), KernelRelease(6, 12))
     assert [KernelRelease(6, minor) in span for minor in (2, 3, 12, 13)] == [False, True, True, False]
     assert KernelRelease(1, 0) in KernelRange()
+
+
+@pytest.mark.parametrize(("text", "patch"), [("6.12.107+deb13", 107), ("6.12", None), ("", None), (None, None)])
+def test_stable_updates(text: str | None, patch: int | None) -> None:
+    assert parse_patch(text) == patch

@@ -103,6 +103,11 @@ CASE = '[[entry.case]]\naction = "remove"\nverdict = "proven"\nreason = "r"\nevi
             "k.toml: entry[0]: kernel release such as 6.12 expected",
         ),
         (ENTRY + 'enabled_by = { field = "TCR2_EL1.X", since = "6.13" }', "k.toml: entry[0]: field of TCR2_EL1"),
+        (
+            ENTRY + CASE + 'repair = { complement_of = "PIR_EL1", since = "6.7", until = "6.12" }',
+            "k.toml: entry[0].case[0]: a table repair expected with action repair, and only with it",
+        ),
+        (ENTRY + CASE.replace("remove", "repair"), "k.toml: entry[0].case[0]: a table repair expected"),
         ('[masks.new]\nTCR2_EL1 = "0x1"', "k.toml: masks: kernel release such as 6.12 expected, found 'new'"),
     ],
 )

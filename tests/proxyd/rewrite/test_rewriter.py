@@ -14,7 +14,7 @@ from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Outcome
 from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile
-from proxyd.rewrite.rewriter import NO_RETURN_PATH, Phase, RewriteRefused, StreamRewriter
+from proxyd.rewrite.rewriter import MAX_PROLOGUE_BYTES, NO_RETURN_PATH, Phase, RewriteRefused, StreamRewriter
 from tests import builders as b
 
 TCR2 = id_of("TCR2_EL1")
@@ -159,6 +159,17 @@ def test_limits() -> None:
         run(rewriter(sections=3), STREAM)
     with pytest.raises(LimitExceeded, match="cpreg list of at most 2 registers expected, found 3"):
         run(rewriter(cpregs=2), STREAM)
+
+
+def test_the_prologue_is_bounded() -> None:
+    """A source that never gets to its first section could fill the memory until header_time_s is over."""
+    rewrite = rewriter()
+    rewrite.feed(b.MAGIC + b.configuration())
+    most = MAX_PROLOGUE_BYTES // len(b.PING) - len(PROLOGUE)
+    assert rewrite.feed(b.PING * most) == []
+    assert rewrite.held_bytes == len(b.MAGIC + b.configuration()) + most * len(b.PING)
+    with pytest.raises(LimitExceeded, match=r"OPEN_RETURN_PATH within 65536 bytes expected, found neither$"):
+        rewrite.feed(b.PING * len(PROLOGUE))
 
 
 def test_a_stream_that_ends_early_or_late() -> None:

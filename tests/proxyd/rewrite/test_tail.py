@@ -71,6 +71,13 @@ def test_a_tail_without_arm_vcpus_passes() -> None:
     assert (whole(result), result.plan) == (bytes(tail.raw), None)
 
 
+def test_a_vcpu_that_comes_twice_is_refused() -> None:
+    parts = b.devices(2)
+    parts[4] = b.cpu(b.SOME_REGISTERS, instance=0)
+    with pytest.raises(SchemaMismatch, match=r"cpu/0: one section expected, found 2$"):
+        rewrite_tail(tail_of(parts), policy(), LIMITS)
+
+
 def test_a_refusal_changes_nothing() -> None:
     tail = tail_of(b.devices())
     result = rewrite_tail(tail, policy(REMOVE + 'verdict="lossy"'), LIMITS)
