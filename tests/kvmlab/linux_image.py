@@ -11,6 +11,9 @@ from tests.kvmlab.cpio import Cpio
 from tests.kvmlab.initramfs import add_modules
 from tests.kvmlab.packages import FetchedKernel
 
+LINUX = "linux"
+"""What the lab calls the guest."""
+
 PROGRAM = "linux-worker"
 """The guest's /init (tests/guest/linux_worker.c), as programs.py calls it."""
 

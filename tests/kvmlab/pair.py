@@ -12,6 +12,7 @@ from tests.kvmlab.guest import Guest, GuestSpec, start_guest
 from tests.kvmlab.host import Host, HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
 from tests.kvmlab.lab import Lab
+from tests.kvmlab.linux_guest import Change
 from tests.kvmlab.migration import Arrival, Outcome, migrate
 from tests.kvmlab.proxy import proxyd
 
@@ -33,8 +34,8 @@ class Attempt:
     counts_resumed: tuple[int, ...]
     counts_after: tuple[int, ...]
     clean: bool
-    changed: tuple[Difference, ...]
-    identity: tuple[Difference, ...]
+    changed: tuple[Difference | Change, ...]
+    identity: tuple[Difference | Change, ...]
     proxy_log: tuple[dict[str, Any], ...] = ()
 
     @property
