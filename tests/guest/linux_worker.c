@@ -11,10 +11,11 @@
  *   cycles    a perf event for all of vCPU 0, which the kernel programs once and then leaves alone, keeps counting
  *   disk      /dev/vda: blocks are read and, each second round, written with what they hold anyway, past the cache
  *   network   raw frames with a number go from eth0 to eth1 and back
+ *   machine   collects all facts anew, with a new process that tells its HWCAPs. From time to time it takes a vCPU
+ *             other than 0 offline and online again, since only then does Linux read the identification registers
+ *             again: what it thinks of a difference is in /proc/sys/kernel/tainted
  *
- * init itself collects all facts anew about twice a second, with a new process that tells its HWCAPs. From time to
- * time it takes a vCPU other than 0 offline and online again, since only then does Linux read the identification
- * registers again: what it thinks of a difference is in /proc/sys/kernel/tainted. It prints, one line each:
+ * What is printed, one line each; ticks come about twice a second:
  *
  *   has cycles | lacks cycles: No such file or directory         what this guest can do, at the start
  *   tick timer0=12 timer1=12 vector0=11 ... clean                rounds done, and the verdict of all checks
@@ -57,7 +58,7 @@ typedef unsigned long u64;
 #define TICK (SECOND / 2)
 #define VERY_LATE (30 * SECOND) /* a timer: the machine below may be busy */
 #define LOST_FRAMES 30          /* in a row, a second each: the network is dead */
-#define TICKS_PER_OFFLINE 8
+#define ROUNDS_PER_OFFLINE 8
 #define BLOCK 4096
 #define ETHERTYPE 0x88b5 /* for local experiments */
 #define HWCAP_SVE_BIT (1 << 22)
@@ -77,8 +78,9 @@ struct worker {
 /* What all processes share. */
 static struct {
 	u64 latest; /* CLOCK_MONOTONIC, the latest that any worker has seen */
+	int spoiled; /* a change was printed */
 	int count;
-	struct worker workers[2 * MAX_CPUS + 3];
+	struct worker workers[2 * MAX_CPUS + 4];
 } *shared;
 
 static struct fact {
@@ -86,7 +88,7 @@ static struct fact {
 	char name[64], was[512], is[512];
 	int printed;
 } facts[MAX_FACTS];
-static int fact_count, started, spoiled;
+static int fact_count, started;
 
 static int cpus, cycles_fd = -1, disk_fd = -1, network_fd[2] = { -1, -1 };
 static u64 blocks;
@@ -456,6 +458,42 @@ static void look_at_machine(void)
 	note_file("changed", "online", "/sys/devices/system/cpu/online");
 }
 
+static void take_offline_and_online(int cpu)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
+	for (int online = 0; online < 2; online++) {
+		int fd = open(path, O_WRONLY);
+
+		if (fd < 0 || write(fd, online ? "1" : "0", 1) != 1)
+			note("changed", online ? "online again" : "offline", "%s", strerror(errno));
+		close(fd);
+	}
+}
+
+static void print_changes(void)
+{
+	for (struct fact *fact = facts; fact < facts + fact_count; fact++)
+		if (strcmp(fact->was, fact->is) && !fact->printed) {
+			fact->printed = 1;
+			printf("%s %s: %s -> %s\n", fact->kind, fact->name, fact->was, fact->is);
+			if (!strcmp(fact->kind, "changed"))
+				shared->spoiled = 1;
+		}
+}
+
+static void machine(struct worker *w)
+{
+	for (;;) {
+		if (cpus > 1 && w->rounds % ROUNDS_PER_OFFLINE == ROUNDS_PER_OFFLINE - 1)
+			take_offline_and_online(1 + w->rounds / ROUNDS_PER_OFFLINE % (cpus - 1));
+		look_at_machine();
+		print_changes();
+		next_round(w);
+	}
+}
+
 /* ---- init ---- */
 
 static void load_modules(void)
@@ -500,38 +538,18 @@ static void start_worker(const char *name, int number, int cpu, void (*work)(str
 	}
 }
 
-static void take_offline_and_online(int cpu)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
-	for (int online = 0; online < 2; online++) {
-		int fd = open(path, O_WRONLY);
-
-		if (fd < 0 || write(fd, online ? "1" : "0", 1) != 1)
-			note("changed", online ? "online again" : "offline", "%s", strerror(errno));
-		close(fd);
-	}
-}
-
 static void print_findings(void)
 {
 	int status;
 	pid_t pid = waitpid(-1, &status, WNOHANG);
 
-	for (int i = 0; i < fact_count; i++)
-		if (strcmp(facts[i].was, facts[i].is) && !facts[i].printed) {
-			facts[i].printed = 1;
-			spoiled |= !strcmp(facts[i].kind, "changed");
-			printf("%s %s: %s -> %s\n", facts[i].kind, facts[i].name, facts[i].was, facts[i].is);
-		}
 	for (int i = 0; i < shared->count; i++) {
 		struct worker *w = &shared->workers[i];
 
 		if (pid > 0 && pid == w->pid)
 			wrong(w, "the process: runs -> ended with status %#x", status);
 		if (__atomic_load_n(&w->found, __ATOMIC_ACQUIRE) && !w->printed) {
-			w->printed = spoiled = 1;
+			w->printed = shared->spoiled = 1;
 			printf("changed %s, %s\n", w->name, w->finding);
 		}
 	}
@@ -544,7 +562,7 @@ static void print_tick(void)
 	for (int i = 0; i < shared->count; i++)
 		snprintf(line + strlen(line), sizeof(line) - strlen(line), " %s=%lu", shared->workers[i].name,
 			 __atomic_load_n(&shared->workers[i].rounds, __ATOMIC_RELAXED));
-	printf("%s %s\n", line, spoiled ? "changed" : "clean");
+	printf("%s %s\n", line, shared->spoiled ? "changed" : "clean");
 }
 
 int main(int count, char **arguments)
@@ -566,6 +584,7 @@ int main(int count, char **arguments)
 	say("sve", (getauxval(AT_HWCAP) & HWCAP_SVE_BIT) != 0);
 	look_at_machine();
 	started = 1;
+	say("caches", !access("/sys/devices/system/cpu/cpu0/cache/index0", F_OK));
 	for (int cpu = 0; cpu < cpus; cpu++) {
 		start_worker("timer", cpu, cpu, timer);
 		start_worker("vector", cpu, cpu, vector);
@@ -576,11 +595,9 @@ int main(int count, char **arguments)
 		start_worker("disk", -1, 0, disk);
 	if (say("network", open_network()))
 		start_worker("network", -1, cpus - 1, network);
-	for (int ticks = 1;; ticks++) {
+	start_worker("machine", -1, 0, machine);
+	for (;;) {
 		sleep_until(now() + TICK);
-		if (cpus > 1 && ticks % TICKS_PER_OFFLINE == 0)
-			take_offline_and_online(1 + ticks / TICKS_PER_OFFLINE % (cpus - 1));
-		look_at_machine();
 		print_findings();
 		print_tick();
 	}
