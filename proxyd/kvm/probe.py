@@ -35,10 +35,12 @@ def probe(
     kernel: str,
     qemu: str | None,
     midrs: tuple[int, ...] = (),
+    variants: bool = True,
 ) -> HostDescription:
     """Ask KVM. A feature that the host does not have is left out, and the description says why.
 
     ``midrs``: what the host's CPUs say they are; the name of the first kind is the description's ``cpu``.
+    ``variants``: whether to read the lists of smaller sets of features, too.
     Raises :class:`~proxyd.kvm.system.KvmError`.
     """
     with ScratchVm(system, mte=_can_have_mte(system, features)) as vm:
@@ -70,7 +72,7 @@ def probe(
         counter_hz=frequency,
         midrs=midrs or None,
         sve_vector_bits=vector_bits,
-        variants=tuple(_variants(system, chosen, registers)),
+        variants=tuple(_variants(system, chosen, registers)) if variants else None,
     )
 
 
