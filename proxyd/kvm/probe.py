@@ -16,7 +16,7 @@ from proxyd.kvm.abi import SVE_QUADWORD_BITS, SVE_VLS, Capability, InterruptCont
 from proxyd.kvm.counter import TIMER_CNT, Clock, counter_hz
 from proxyd.kvm.features import Feature, in_order
 from proxyd.kvm.host_facts import cpu_name
-from proxyd.kvm.scratch import ScratchVcpu, ScratchVm
+from proxyd.kvm.scratch import ScratchVcpu, ScratchVm, can_have_mte
 from proxyd.kvm.system import System
 from proxyd.rewrite.host import NOT_IN_LIST, HostDescription, Variant
 
@@ -43,7 +43,7 @@ def probe(
     ``variants``: whether to read the lists of smaller sets of features, too.
     Raises :class:`~proxyd.kvm.system.KvmError`.
     """
-    with ScratchVm(system, mte=_can_have_mte(system, features)) as vm:
+    with ScratchVm(system, mte=can_have_mte(system, features)) as vm:
         missing = {feature: lacking for feature in in_order(features) if (lacking := vm.lacks(feature))}
         chosen = [feature for feature in in_order(features) if feature not in missing]
         vcpu = vm.vcpu(chosen)
@@ -74,14 +74,6 @@ def probe(
         sve_vector_bits=vector_bits,
         variants=tuple(_variants(system, chosen, registers)) if variants else None,
     )
-
-
-def _can_have_mte(system: System, features: Collection[Feature]) -> bool:
-    """Whether it is asked for and there: it must be enabled before the VM has a vCPU, and only where it is there."""
-    if Feature.MTE not in features:
-        return False
-    with ScratchVm(system) as vm:
-        return not vm.lacks(Feature.MTE)
 
 
 def _cpregs(vcpu: ScratchVcpu) -> CpregList:

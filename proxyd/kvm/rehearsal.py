@@ -22,7 +22,7 @@ from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of, kind_of, size_of
 from proxyd.kvm.counter import NS, Clock
 from proxyd.kvm.features import Feature, in_order
-from proxyd.kvm.scratch import ScratchVcpu, ScratchVm
+from proxyd.kvm.scratch import ScratchVcpu, ScratchVm, can_have_mte
 from proxyd.kvm.system import CallRefused, System
 from proxyd.rewrite.host import NOT_IN_LIST
 from proxyd.rewrite.plan import VcpuRegisters
@@ -61,10 +61,9 @@ class Stage:
     """
 
     def __init__(self, system: System, features: Sequence[Feature], vcpus: int) -> None:
-        with ScratchVm(system) as asked:
-            self.features = tuple(feature for feature in in_order(features) if not asked.lacks(feature))
-        self._vm = ScratchVm(system, mte=Feature.MTE in self.features)
+        self._vm = ScratchVm(system, mte=can_have_mte(system, features))
         try:
+            self.features = tuple(feature for feature in in_order(features) if not self._vm.lacks(feature))
             self.vcpus = [self._vm.vcpu(self.features, number) for number in range(vcpus)]
             self.controller = self._vm.add_controller()
             if self.controller is not None and Feature.PMU in self.features:

@@ -151,6 +151,14 @@ class ScratchVm:
         return fd
 
 
+def can_have_mte(system: System, features: Iterable[Feature]) -> bool:
+    """Whether it is asked for and there: it must be enabled before the VM has a vCPU, and only where it is there."""
+    if Feature.MTE not in features:
+        return False
+    with ScratchVm(system) as vm:
+        return not vm.lacks(Feature.MTE)
+
+
 class ScratchVcpu:
     """A vCPU that never runs. It lives as long as its VM."""
 

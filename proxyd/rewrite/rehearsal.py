@@ -6,7 +6,7 @@ has no right on that device, and into logs and reports. ``docs/host-description.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Final
 
@@ -103,22 +103,30 @@ class Rehearsal(msgspec.Struct, frozen=True):
         """Whether every vCPU then has what the stream says."""
         return self.loads and not any(finding.kind is FindingKind.CHANGED for finding in self.findings)
 
-    def failures(self) -> tuple[Finding, ...]:
-        """What stands against the migration: everything but what is missing from the stream."""
-        return tuple(finding for finding in self.findings if finding.kind is not FindingKind.MISSING)
+    def failures(self, allow: Collection[int] = ()) -> tuple[Finding, ...]:
+        """What stands against the migration. ``allow`` holds the registers that may change; what KVM refuses, or does
+        not have, no leave can mend."""
+        return tuple(
+            finding
+            for finding in self.findings
+            if finding.kind in FAILURES or (finding.kind is FindingKind.CHANGED and finding.register not in allow)
+        )
 
-    def refusals(self) -> Iterator[Refusal]:
+    def refusals(self, allow: Collection[int] = ()) -> tuple[Refusal, ...]:
         """The failures, as a plan says such things."""
-        for finding in self.failures():
-            lost = finding.kind is FindingKind.CHANGED
-            yield Refusal(
-                finding.vcpu,
-                finding.register,
-                finding.wanted,
-                finding.found,
-                Verdict.LOSSY if lost else Verdict.UNKNOWN,
-                f"rehearsed on Linux {self.kernel}: {finding.reason}",
-            )
+        return tuple(self._refusal(finding) for finding in self.failures(allow))
+
+    def _refusal(self, finding: Finding) -> Refusal:
+        lossy = finding.kind is FindingKind.CHANGED
+        hint = f' (allow = ["{name_of(finding.register)}"] accepts that)' if lossy else ""
+        return Refusal(
+            finding.vcpu,
+            finding.register,
+            finding.wanted,
+            finding.found,
+            Verdict.LOSSY if lossy else Verdict.UNKNOWN,
+            f"rehearsed on Linux {self.kernel}: {finding.reason}{hint}",
+        )
 
     def summary(self) -> str:
         """One line for people."""
