@@ -69,7 +69,7 @@ class Stage:
             if self.controller is not None and Feature.PMU in self.features:
                 for vcpu in self.vcpus:
                     vcpu.start_pmu()
-            self.own = [_own_list(vcpu) for vcpu in self.vcpus]
+            self.own = [own_list(vcpu) for vcpu in self.vcpus]
             for vcpu, own in zip(self.vcpus, self.own, strict=True):
                 _reset(vcpu, own)
         except BaseException:
@@ -120,8 +120,8 @@ def rehearse(
     return Rehearsal(findings, features, kernel, len(vcpus), (clock.now() - began) / NS)
 
 
-def _own_list(vcpu: ScratchVcpu) -> dict[int, int]:
-    """target/arm/kvm.c: kvm_arm_init_cpreg_list."""
+def own_list(vcpu: ScratchVcpu) -> dict[int, int]:
+    """What QEMU would list of a vCPU, with its values (target/arm/kvm.c: kvm_arm_init_cpreg_list)."""
     return vcpu.values(register for register in vcpu.register_ids() if kind_of(register) not in NOT_IN_LIST)
 
 
