@@ -26,17 +26,7 @@ from proxyd.kvm.scratch import ScratchVcpu, ScratchVm, can_have_mte
 from proxyd.kvm.system import CallRefused, System
 from proxyd.rewrite.host import NOT_IN_LIST
 from proxyd.rewrite.plan import VcpuRegisters
-from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal
-
-# A register that KVM lists only for a vCPU with the feature. Not ID_AA64PFR0_EL1's fields, which a stream might have
-# wrong: then the rehearsal is to find out.
-SHOWN_BY: Final = {
-    Feature.PMU: id_of("PMCR_EL0"),
-    Feature.SVE: id_of("ZCR_EL1"),
-    Feature.PAUTH: id_of("APIAKEYLO_EL1"),
-    Feature.EL2: id_of("HCR_EL2"),
-    Feature.MTE: id_of("RGSR_EL1"),
-}
+from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal, features_shown
 
 # Registers that count on by themselves: what is read back is later than what was written, by less than this. All vCPUs
 # share one counter (from 6.4 on), so that the last vCPU's reading is what the first has, too, and may be earlier.
@@ -49,8 +39,7 @@ STATUS_BITS: Final = {id_of("TIMER_CTL"): 1 << 2, id_of("PTIMER_CTL"): 1 << 2}
 
 def deduce_features(vcpus: Sequence[VcpuRegisters]) -> tuple[Feature, ...]:
     """The features of a guest's vCPUs, by the registers that the first one has."""
-    registers: Mapping[int, int] = vcpus[0].registers if vcpus else {}
-    return in_order({Feature.PSCI} | {feature for feature, shown in SHOWN_BY.items() if shown in registers})
+    return in_order(Feature(name) for name in features_shown(vcpus[0].registers if vcpus else ()))
 
 
 class Stage:

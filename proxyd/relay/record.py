@@ -10,6 +10,7 @@ from proxyd.journal import Journal, write_plan, write_refusals
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.intake import Intake
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.rewriter import RewriteRefused
 
 # What an operator expects to see. Everything else is a warning, a bug of ours an error.
@@ -26,6 +27,8 @@ class SessionRecord:
         self._source = source
         self._metrics = metrics
         self._bytes: Counter[Direction] = Counter()
+        self._rehearsal: Rehearsal | None = None
+        self._rehearsal_s: float | None = None
 
     def begins(self, destination: str, intake: Intake) -> None:
         """The destination is connected."""
@@ -43,6 +46,7 @@ class SessionRecord:
         """The commit point is passed, and the released bytes are with the kernel."""
         if intake.released is None:
             return
+        self._tell_rehearsal("passed")
         report = intake.rewriter.report
         if report is None:
             self._passthrough(intake)
@@ -55,10 +59,21 @@ class SessionRecord:
             changes=None if report is None else len(report.plan.changes),
             hold_s=intake.released.hold_s,
             rewrite_s=intake.released.rewrite_s,
+            rehearsal_s=self._rehearsal_s,
         )
 
+    def rehearsed(self, rehearsal: Rehearsal, seconds: float) -> None:
+        """The destination's KVM has said what it makes of the registers; ``seconds`` as the guest waited."""
+        self._rehearsal = rehearsal
+        self._rehearsal_s = seconds
+
+    def not_rehearsed(self) -> None:
+        """It was to be rehearsed, and nobody could."""
+        self._metrics.count_rehearsal(self._route, "unavailable")
+
     def refused(self, error: RewriteRefused) -> None:
-        """The rules forbid this stream."""
+        """The rules forbid this stream, or a rehearsal has shown that it would not arrive whole."""
+        self._tell_rehearsal("refused")
         self._metrics.count_refusals(self._route, error.refusals)
         write_refusals(self.journal, error.refusals)
 
@@ -83,6 +98,14 @@ class SessionRecord:
             bytes_to_source=self._bytes[Direction.TO_SOURCE],
             seconds=round(seconds, 3),
         )
+
+    def _tell_rehearsal(self, result: str) -> None:
+        if self._rehearsal is None:
+            return
+        self._metrics.count_rehearsal(self._route, result, self._rehearsal_s)
+        self.journal.info(f"rehearsed: {self._rehearsal.summary()}", rehearsal_s=self._rehearsal_s)
+        for finding in self._rehearsal.findings:
+            self.journal.debug(f"rehearsed: {finding}")
 
     def _passthrough(self, intake: Intake) -> None:
         if intake.rewriter.passthrough_reason is not None:

@@ -44,6 +44,8 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, ending_of
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
+from proxyd.rewrite.plan import Plan
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 
 # What a leg raises when it is gone: by its peer, or by our own reset() in the other task.
@@ -69,12 +71,14 @@ class RewriteRelay:
         intake: Intake,
         guard: CommitGuard,
         record: SessionRecord,
+        rehearser: Rehearser | None = None,
     ) -> None:
         self._source = source
         self._destination = destination
         self._intake = intake
         self._guard = guard
         self._record = record
+        self._rehearser = rehearser
         self._reader = ReturnPathReader()
         self._shut: int | None = None
         self._destination_spoke = False
@@ -122,9 +126,34 @@ class RewriteRelay:
                 self._refuse(error)
                 return
             await self._deliver(buffers)
+            if self._intake.rewriter.planned is not None and not await self._rehearse(self._intake.rewriter.planned):
+                return
             del chunk, buffers  # a view that is left would cost the next chunk a buffer of its own
         if self._guard.committed:
             await _half_close(self._destination)
+
+    async def _rehearse(self, plan: Plan) -> bool:
+        """Let the destination's KVM try the registers, and deliver the device state if it takes them all.
+
+        The source waits: it has sent everything. Says whether the relay may go on; if not, the migration is abandoned.
+        """
+        if self._rehearser is None:
+            raise AssertionError("a route that rehearses has a rehearser")
+        self._guard.allow_any_time()  # the rehearser has its own limit
+        began = trio.current_time()
+        try:
+            rehearsal = await self._rehearser.perform(plan)
+            self._record.rehearsed(rehearsal, trio.current_time() - began)
+            buffers = self._intake.release(rehearsal)
+        except RehearsalUnavailable as error:
+            self._record.not_rehearsed()
+            self._guard.abandon(Ending(Outcome.NOT_REHEARSED, str(error)))
+            return False
+        except RewriteRefused as error:
+            self._refuse(error)
+            return False
+        await self._deliver(buffers)
+        return True
 
     async def _finish_early(self) -> None:
         """FIN from the source before the commit point: the rewriter knows whether the stream was whole."""

@@ -11,16 +11,21 @@ from typing import Any, Final
 
 from formats.arm64.register_id import name_of
 from proxyd.rewrite.plan import Change, Notice, Plan, Refusal
+from proxyd.rewrite.rehearsal import Rehearsal
 
 JSON_VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class RewriteReport:
-    """The plan that was carried out, or that led to a refusal, and the machine type of the stream."""
+    """The plan that was carried out, or that led to a refusal, and the machine type of the stream.
+
+    ``rehearsal`` is what the destination's KVM said to the plan's result, where it was asked.
+    """
 
     machine: str | None
     plan: Plan
+    rehearsal: Rehearsal | None = None
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Number of changes by (action, verdict)."""
@@ -29,6 +34,7 @@ class RewriteReport:
     def to_json_dict(self) -> dict[str, Any]:
         """A JSON object: names beside ids, ids and values as hex strings."""
         plan = self.plan
+        rehearsed = {} if self.rehearsal is None else {"rehearsal": self.rehearsal.to_json_dict()}
         return {
             "version": JSON_VERSION,
             "machine": self.machine,
@@ -37,6 +43,7 @@ class RewriteReport:
             "changes": [_entry(change) for change in plan.changes],
             "refusals": [_entry(refusal) for refusal in plan.refusals],
             "notices": [_entry(notice) for notice in plan.notices],
+            **rehearsed,
         }
 
 

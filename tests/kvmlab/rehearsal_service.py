@@ -1,7 +1,7 @@
-"""``proxyd rehearsal-service`` on an emulated host, a process for each connection, as a service manager would start it.
+"""``proxyd rehearsal-service`` on an emulated host, a process for each connection, as a service manager starts it.
 
-The host's archives must have proxyd (arm64_python.py). On a real host a daemon reaches the service by a UNIX socket; here
-it listens on the host's port for such things, and :func:`forwarded_socket` is a UNIX socket of this machine in front.
+The host's archives must have proxyd (arm64_python.py). On a real host a daemon reaches the service by a UNIX socket;
+here it listens on the host's port for such things, and :func:`forwarded_socket` is a UNIX socket in front of that.
 """
 
 import contextlib
@@ -56,10 +56,10 @@ async def forwarded_socket(host: Host, path: Path) -> AsyncIterator[Path]:
     listener.listen()
 
     async def forward(connected: trio.SocketStream) -> None:
-        async with connected, await trio.open_tcp_stream("127.0.0.1", host.service_port) as service:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_copy, connected, service, nursery)
-                nursery.start_soon(_copy, service, connected, nursery)
+        service = await trio.open_tcp_stream("127.0.0.1", host.service_port)
+        async with connected, service, trio.open_nursery() as nursery:
+            nursery.start_soon(_copy, connected, service, nursery)
+            nursery.start_soon(_copy, service, connected, nursery)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, forward, [trio.SocketListener(listener)])

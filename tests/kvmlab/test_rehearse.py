@@ -50,9 +50,9 @@ class Load:
 
 
 def loads() -> list[Load]:
-    """What was measured on the kernels here."""
+    """What was measured on the kernels here, of streams that were recorded."""
     with PAIRS.open(encoding="ascii", newline="") as file:
-        return [
+        found = [
             Load(
                 f"{row['source']}-{row['qemu']}-{row['cpu']}-{row['guest']}",
                 row["destination"],
@@ -63,6 +63,7 @@ def loads() -> list[Load]:
             for row in csv.DictReader(file)
             if row["cpu"] == CPU and row["destination"] in KERNELS
         ]
+    return [load for load in found if load.stream in recorded.names()]
 
 
 LOADS = loads()
