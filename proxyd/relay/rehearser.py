@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -46,10 +47,19 @@ class _ConnectionLost(RehearsalUnavailable):
 
 
 class Rehearser(Protocol):
-    """What a relay needs."""
+    """What a session needs. Tests have a scripted one."""
+
+    async def prepare(self) -> tuple[str, ...]:
+        """See whether it can be done, and what is worth a warning."""
 
     async def perform(self, plan: Plan) -> Rehearsal:
         """Let KVM try what the plan makes of the guest. Raises :class:`RehearsalUnavailable`."""
+
+    def close(self) -> None:
+        """Nothing more will be asked."""
+
+
+RehearserFactory = Callable[[RehearsalService, HostDescription | None], Rehearser]
 
 
 class ServiceRehearser:

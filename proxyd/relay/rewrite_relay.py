@@ -45,7 +45,6 @@ from proxyd.relay.intake import Buffer, Intake, ending_of
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
-from proxyd.rewrite.plan import Plan
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 
 # What a leg raises when it is gone: by its peer, or by our own reset() in the other task.
@@ -103,6 +102,8 @@ class RewriteRelay:
 
     async def _forward(self, first: Sequence[Buffer]) -> None:
         await self._deliver(first)
+        if not await self._rehearsed():
+            return
         # A destination that is lost before the commit point ends this direction: the return path concludes.
         while self._guard.committed or not self._destination_broken:
             try:
@@ -126,17 +127,21 @@ class RewriteRelay:
                 self._refuse(error)
                 return
             await self._deliver(buffers)
-            if self._intake.rewriter.planned is not None and not await self._rehearse(self._intake.rewriter.planned):
+            if not await self._rehearsed():
                 return
             del chunk, buffers  # a view that is left would cost the next chunk a buffer of its own
         if self._guard.committed:
             await _half_close(self._destination)
 
-    async def _rehearse(self, plan: Plan) -> bool:
-        """Let the destination's KVM try the registers, and deliver the device state if it takes them all.
+    async def _rehearsed(self) -> bool:
+        """If a plan waits for it, let the destination's KVM try the registers, and deliver the device state if it
+        takes them all.
 
         The source waits: it has sent everything. Says whether the relay may go on; if not, the migration is abandoned.
         """
+        plan = self._intake.rewriter.planned
+        if plan is None:
+            return True
         if self._rehearser is None:
             raise AssertionError("a route that rehearses has a rehearser")
         self._guard.allow_any_time()  # the rehearser has its own limit

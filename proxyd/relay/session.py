@@ -27,7 +27,7 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
-from proxyd.relay.rehearser import RehearsalUnavailable, ServiceRehearser
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
@@ -52,6 +52,7 @@ class Surroundings:
     journal: Journal
     make_rewriter: RewriterFactory = rewriter_for
     dialler: Dialler = dial
+    make_rehearser: RehearserFactory = ServiceRehearser
 
 
 class MigrationSession:
@@ -65,7 +66,8 @@ class MigrationSession:
         self._dialler = around.dialler
         self._intake = Intake(around.make_rewriter(route), route.name, around.metrics)
         self._guard = CommitGuard()
-        self._rehearser: ServiceRehearser | None = None
+        self._make_rehearser = around.make_rehearser
+        self._rehearser: Rehearser | None = None
         self._silent = True  # the source has not said a byte
 
     @property
@@ -135,7 +137,7 @@ class MigrationSession:
         destination = self.route.policy.destination
         host = None if destination is None else destination.host
         self._guard.allow_any_time()  # the rehearser has its own limit
-        self._rehearser = ServiceRehearser(service, host)
+        self._rehearser = self._make_rehearser(service, host)
         try:
             for warning in await self._rehearser.prepare():
                 self.record.journal.warning(warning)

@@ -342,7 +342,7 @@ class FakeKernel:
         mask = (self.host.writable_masks or {}).get(register, 0)
         if (error := judge(name, own, int.from_bytes(old, "little"), new, mask)) is not None:
             raise os_error(error)
-        value = kept(name, own, new).to_bytes(len(old), "little")
+        value = kept(name, own, new, masks=self.host.writable_masks is not None).to_bytes(len(old), "little")
         if register == TIMER_CNT:
             self.offset = new - self.time * self.hz // 10**9
         elif name.startswith("ID_") or name in FIRMWARE:

@@ -41,9 +41,9 @@ def judge(name: str, own: int, old: int, new: int, mask: int) -> int | None:
     return errno.EINVAL if wrong else None
 
 
-def kept(name: str, own: int, new: int) -> int:
-    """What a register has after a write that was taken: PMCR_EL0.N does not go up."""
-    if name == "PMCR_EL0" and new >> 11 & 31 > own >> 11 & 31:
+def kept(name: str, own: int, new: int, *, masks: bool) -> int:
+    """What a register has after a write that was taken: PMCR_EL0.N does not go up, on kernels that have masks."""
+    if masks and name == "PMCR_EL0" and new >> 11 & 31 > own >> 11 & 31:
         return new & ~(31 << 11) | own & 31 << 11
     return new
 
