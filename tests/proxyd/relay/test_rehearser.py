@@ -70,7 +70,7 @@ async def serving(tmp_path: Path, script: Script) -> AsyncIterator[Service]:
     await listener.bind(str(service.path))
     listener.listen()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, service.serve, [trio.SocketListener(listener)])
+        nursery.start_soon(trio.serve_listeners, lambda stream: service.serve(stream), [trio.SocketListener(listener)])
         yield service
         nursery.cancel_scope.cancel()
 
