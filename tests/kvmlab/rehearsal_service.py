@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from proxyd.rehearsal_protocol import Message, MessageReader, Question, encode
+from proxyd.rehearsal_protocol import Message, MessageReader, Prepare, Question, encode
 from tests.kvmlab.arm64_python import COMMAND
 from tests.kvmlab.catalogue import LabError
 from tests.kvmlab.feed import time_limit
@@ -27,8 +27,10 @@ Ask = Callable[[Question], Awaitable[Message]]
 
 
 async def start_service(host: Host) -> None:
-    """Let the service listen on *host*."""
+    """Let the service listen on *host*, and answer once: the first process compiles Python's modules."""
     await host.run(_LISTEN)
+    async with connection(host) as ask:
+        await ask(Prepare())
 
 
 @asynccontextmanager
@@ -65,6 +67,7 @@ async def forwarded_socket(host: Host, path: Path) -> AsyncIterator[Path]:
         nursery.start_soon(trio.serve_listeners, forward, [trio.SocketListener(listener)])
         yield path
         nursery.cancel_scope.cancel()
+    path.unlink()
 
 
 async def _copy(source: trio.SocketStream, destination: trio.SocketStream, both: trio.Nursery) -> None:
