@@ -1,8 +1,9 @@
 """Write a guest's registers to scratch vCPUs as the destination's QEMU will, and see what KVM makes of them.
 
 In QEMU's order (10.0): vCPUs with the features that the registers show, a GIC, the PMU; the reset, which writes every
-vCPU's own values back (accel/kvm/kvm-all.c: kvm_cpu_synchronize_post_reset), so that what a fresh vCPU holds at random
-is as it will be there; then for each vCPU, in the order of the stream, the merge and the write of cpu_post_load
+vCPU's own values back (accel/kvm/kvm-all.c: kvm_cpu_synchronize_post_reset; here only where that changes anything, in
+the PMU, where some kernels obey the CLR registers), so that what a fresh vCPU holds at random is as it will be there;
+then for each vCPU, in the order of the stream, the merge and the write of cpu_post_load
 (target/arm/machine.c; target/arm/kvm.c: write_list_to_kvmstate): the destination's own list with the stream's values
 where it has them, ascending, on after an error. Read back is when all vCPUs are written, because ID registers and
 counter offsets are the VM's: a vCPU may change what another has got.
@@ -18,7 +19,6 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Self
 
-from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of, kind_of, size_of
 from proxyd.kvm.counter import NS, Clock
 from proxyd.kvm.features import Feature, in_order
@@ -32,6 +32,14 @@ from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal, features_s
 # share one counter (from 6.4 on), so that the last vCPU's reading is what the first has, too, and may be earlier.
 RUNNING: Final = frozenset({id_of("TIMER_CNT"), id_of("PTIMER_CNT")})
 DRIFT: Final = 1 << 36  # a minute at 1 GHz, the fastest there is; a lost offset is off by the host's uptime
+
+# What a kernel may obey instead of storing it, so that writing a vCPU's own values back changes them.
+OBEYED: Final = tuple(
+    id_of(name)
+    for name in (
+        "PMINTENSET_EL1", "PMINTENCLR_EL1", "PMCNTENSET_EL0", "PMCNTENCLR_EL0", "PMOVSCLR_EL0", "PMOVSSET_EL0",
+    )
+)  # fmt: skip
 
 # Bits that say what the hardware finds at the moment: a timer's ISTATUS follows from the counter and CVAL.
 STATUS_BITS: Final = {id_of("TIMER_CTL"): 1 << 2, id_of("PTIMER_CTL"): 1 << 2}
@@ -58,9 +66,9 @@ class Stage:
             if self.controller is not None and Feature.PMU in self.features:
                 for vcpu in self.vcpus:
                     vcpu.start_pmu()
-            self.own = [own_list(vcpu) for vcpu in self.vcpus]
-            for vcpu, own in zip(self.vcpus, self.own, strict=True):
-                _reset(vcpu, own)
+            self.listed = [listed_by(vcpu) for vcpu in self.vcpus]
+            for vcpu, listed in zip(self.vcpus, self.listed, strict=True):
+                _write(vcpu, vcpu.values(register for register in OBEYED if register in listed))
         except BaseException:
             self.close()
             raise
@@ -79,12 +87,16 @@ class Stage:
 
     def perform(self, vcpus: Sequence[VcpuRegisters], guests: Sequence[VcpuRegisters]) -> Iterator[Finding]:
         """Write, then read back. See :func:`rehearse`."""
+        written: list[dict[int, int]] = []
         errors: list[dict[int, str]] = []
-        for vcpu, own, registers in zip(self.vcpus, self.own, vcpus, strict=True):
-            errors.append(_write(vcpu, {**own, **_within(registers.registers, own)}))
+        for vcpu, listed, sent in zip(self.vcpus, self.listed, vcpus, strict=True):
+            own = vcpu.values(register for register in listed if register not in sent.registers)
+            own |= {register: value for register, value in sent.registers.items() if register in listed}
+            written.append(own)
+            errors.append(_write(vcpu, own))
         for place, vcpu in enumerate(self.vcpus):
-            found = vcpu.values_that_are_there(self.own[place])
-            yield from _compare(vcpus[place], self.own[place], errors[place], found, guests[place].registers)
+            found = vcpu.values_that_are_there(written[place])
+            yield from _compare(vcpus[place], written[place], errors[place], found, guests[place].registers)
 
 
 def rehearse(
@@ -109,14 +121,9 @@ def rehearse(
     return Rehearsal(findings, features, kernel, len(vcpus), (clock.now() - began) / NS)
 
 
-def own_list(vcpu: ScratchVcpu) -> dict[int, int]:
-    """What QEMU would list of a vCPU, with its values (target/arm/kvm.c: kvm_arm_init_cpreg_list)."""
-    return vcpu.values(register for register in vcpu.register_ids() if kind_of(register) not in NOT_IN_LIST)
-
-
-def _reset(vcpu: ScratchVcpu, own: Mapping[int, int]) -> None:
-    """QEMU writes its list at reset, but for the counters (kvm_arm_cpreg_level). Own values are always taken."""
-    _write(vcpu, {register: value for register, value in own.items() if register not in RUNNING})
+def listed_by(vcpu: ScratchVcpu) -> frozenset[int]:
+    """What QEMU would list of a vCPU (target/arm/kvm.c: kvm_arm_init_cpreg_list)."""
+    return frozenset(register for register in vcpu.register_ids() if kind_of(register) not in NOT_IN_LIST)
 
 
 def _write(vcpu: ScratchVcpu, registers: Mapping[int, int]) -> dict[int, str]:
@@ -130,26 +137,21 @@ def _write(vcpu: ScratchVcpu, registers: Mapping[int, int]) -> dict[int, str]:
     return errors
 
 
-def _within(registers: CpregList, own: Mapping[int, int]) -> dict[int, int]:
-    return {register: value for register, value in registers.items() if register in own}
-
-
 def _compare(
     sent: VcpuRegisters,
-    own: Mapping[int, int],
+    written: Mapping[int, int],
     errors: Mapping[int, str],
     found: Mapping[int, int],
     guest: Mapping[int, int],
 ) -> Iterator[Finding]:
     """The findings of one vCPU, ascending by register."""
-    for register in sorted({*sent.registers, *own}):
+    for register in sorted({*sent.registers, *written}):
         wanted, now = sent.registers.get(register), found.get(register)
-        if register not in own:
+        if register not in written:
             yield Finding(sent.vcpu, register, FindingKind.UNKNOWN, wanted)
         elif register in errors:
             # One that the stream lacks is written all the same, with the vCPU's own value.
-            value = own[register] if wanted is None else wanted
-            yield Finding(sent.vcpu, register, FindingKind.REFUSED, value, now, errors[register])
+            yield Finding(sent.vcpu, register, FindingKind.REFUSED, written[register], now, errors[register])
         elif wanted is None:
             yield Finding(sent.vcpu, register, FindingKind.MISSING, None, now)
         elif now is None or not (_same(register, wanted, now) or _same(register, guest.get(register, wanted), now)):

@@ -14,7 +14,7 @@ from typing import Final
 
 from proxyd.kvm.counter import Clock
 from proxyd.kvm.features import OF_CPU_HOST, in_order, parse_features
-from proxyd.kvm.rehearsal import own_list, rehearse
+from proxyd.kvm.rehearsal import listed_by, rehearse
 from proxyd.kvm.scratch import ScratchVm, can_have_mte
 from proxyd.kvm.system import KvmError, System
 from proxyd.rehearsal_protocol import (
@@ -72,7 +72,8 @@ def _prepare(message: Prepare, system: System, kernel: str) -> Answer:
         raise ProtocolError(str(error)) from error
     with ScratchVm(system, mte=can_have_mte(system, wanted)) as vm:
         features = tuple(feature for feature in in_order(wanted) if not vm.lacks(feature))
-        registers = own_list(vm.vcpu(features))
+        vcpu = vm.vcpu(features)
+        registers = vcpu.values(sorted(listed_by(vcpu)))
     return Prepared(kernel, tuple(map(str, features)), registers)
 
 
