@@ -21,6 +21,9 @@ WITHOUT: Final = {
     "mte": "-M virt,mte=off",
 }
 
+# By the names that host descriptions use. PSCI cannot be left out.
+FEATURES: Final = ("psci", *WITHOUT)
+
 
 class FeaturesError(ValueError):
     """A description has no register list for these features. The message says which lists it has."""
@@ -66,7 +69,7 @@ def guest_features(
     if wanted is None and host.features is None and not without:
         return None
     chosen = ("psci", *wanted) if wanted is not None else host.features or ("psci",)
-    return tuple(dict.fromkeys(feature for feature in chosen if feature not in without))
+    return tuple(dict.fromkeys(feature for feature in chosen if feature == "psci" or feature not in without))
 
 
 def meet(source: HostDescription, destination: HostDescription, features: tuple[str, ...] | None = None) -> Meeting:

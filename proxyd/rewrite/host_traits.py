@@ -96,10 +96,15 @@ class Crossing:
 def traits(a: HostDescription, b: HostDescription) -> Iterator[Statement]:
     """Everything that differs, way by way, and at the end what nobody knows."""
     for crossing in (Crossing(Way.A_TO_B, a, b, "A", "B"), Crossing(Way.B_TO_A, b, a, "B", "A")):
-        for one_way in (_features, _frequency, _cpus, _vector_lengths, _controllers, _capabilities):
-            yield from one_way(crossing)
+        yield from traits_on_the_way(crossing)
     yield from _other_capabilities(a, b)
     yield from _not_known(a, b)
+
+
+def traits_on_the_way(crossing: Crossing) -> Iterator[Statement]:
+    """What differs for guests that go one way."""
+    for look in (_features, _frequency, _cpus, _vector_lengths, _controllers, _capabilities):
+        yield from look(crossing)
 
 
 def _features(crossing: Crossing) -> Iterator[Statement]:

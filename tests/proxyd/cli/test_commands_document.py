@@ -14,6 +14,7 @@ from proxyd.cli.exit_codes import ExitCode
 from proxyd.cli.main import VERBS, build_parser
 from tests.proxyd.cli.command import FROM_7_3, HOST_7_3, RETURN_PATH, Run
 from tests.proxyd.cli.examples import PAGE, Example, examples, printed
+from tests.recorded import HOSTS
 
 TEXT = PAGE.read_text()
 
@@ -74,6 +75,8 @@ def keys(document: Any) -> Iterator[str]:
         ("inspect", ["--registers", "--section", "cpu", RETURN_PATH]),
         ("diff", [RETURN_PATH, HOST_7_3]),
         ("plan", ["--destination", HOST_7_3, RETURN_PATH]),
+        ("plan", [str(HOSTS / "6.12-neoverse-n1.json.xz"), str(HOSTS / "6.18-neoverse-n1.json.xz")]),
+        ("diff", [str(HOSTS / "6.12-neoverse-n1.json.xz"), str(HOSTS / "6.18-neoverse-n1.json.xz")]),
         ("explain", ["Could not set register fw reg 0"]),
         ("demo", []),
     ],
