@@ -2,6 +2,9 @@
 
 WHAT is a register's name, its id in hex, its operands ("op0:3 op1:0 crn:2 crm:0 op2:3"), or a text out of a log: one
 line, many, or '-' for standard input. Of many lines the most particular cause is told first.
+
+With --propose, WHAT is the file with the log of a destination that failed ('-' for standard input): the rule that would
+have fitted is printed as a profile to be reviewed. Nothing applies it by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import argparse
 import sys
 from typing import Any, Final
 
-from proxyd.cli.exit_codes import ExitCode, InputError
+from proxyd.cli.exit_codes import ExitCode, InputError, UsageError
 
 # A log of a migration has some dozen lines; a day of a daemon's is read as well.
 MAX_LOG_BYTES: Final = 16 << 20
@@ -22,10 +25,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what", metavar="WHAT", nargs="+", help="a register, an id, or a text out of a log ('-': stdin)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--propose", action="store_true", help="draft the rule that would have fitted the log WHAT")
+    parser.add_argument("--stream", metavar="STREAM", help="with --propose: the stream, or the source's description")
+    parser.add_argument("--destination", metavar="HOST.json", help="with --propose: the destination's description")
 
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Explain. What is neither a register nor a known text is an error with close matches."""
+    if arguments.propose:
+        from proxyd.cli import explain_proposal
+
+        return explain_proposal.run(arguments)
+    if arguments.stream is not None or arguments.destination is not None:
+        raise UsageError("--stream and --destination go with --propose")
     from formats.arm64.register_id import UnknownRegister, id_of
     from formats.qemu_log import registers_in
     from proxyd.cli import explain_view, terminal

@@ -87,6 +87,14 @@ def test_every_key_is_there(run: Run, verb: str, arguments: list[str]) -> None:
     assert not missing
 
 
+def test_every_key_of_a_proposal_is_there(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "qemu.log"
+    log.write_text("Could not set register fw reg 0 to 10003 (is 10001)")
+    document = run("explain", "--propose", "--stream", FROM_7_3, "--json", log).document
+    assert document["profile"]
+    assert not {key for key in keys(document) if f"`{key}`" not in part("explain") + "`version` `command`"}
+
+
 def test_every_key_of_a_refusal_and_of_a_rewrite_is_there(run: Run, stream: Path, host: Path, tmp_path: Path) -> None:
     refused = run("plan", "--destination", host, "--json", stream).document
     assert refused["refusals"]
