@@ -70,9 +70,7 @@ def _text(proposal: Proposal, profile: str, entries: str, plan: Plan | None) -> 
 
     parts = ["\n".join(comments([_HEAD, *_tried(proposal, plan)])), profile.rstrip()]
     if entries:
-        head = comments(
-            ["For the knowledge base, where it says nothing of this yet (proxyd/knowledge/registers.toml):"]
-        )
+        head = comments(["For the knowledge base, where it says nothing of this yet (proxyd/knowledge/*.toml):"])
         parts.append("\n".join(head + [f"# {line}".rstrip() for line in entries.strip().splitlines()]))
     if proposal.remarks:
         parts.append("\n".join(comments(["No rule was found for:", *proposal.remarks])))

@@ -9,6 +9,7 @@ from rich.text import Text
 from formats.arm64.register_id import name_of
 from proxyd.cli.register_view import ranges
 from proxyd.cli.terminal import plain, plural, print_table, table
+from proxyd.rewrite.guest_features import host_features
 from proxyd.rewrite.host_diff import shared_names
 from proxyd.rewrite.host_matrix import Cell, CellOutcome, HostMatrix, Reason
 from proxyd.rewrite.kernel import parse_kernel
@@ -115,7 +116,7 @@ def document(subjects: Sequence[Subject], matrix: HostMatrix) -> dict[str, Any]:
                 "name": host.name,
                 "kernel": host.kernel,
                 "cpu": host.cpu,
-                "features": None if host.features is None else list(host.features),
+                "features": list(host_features(host)),
             }
             for subject, host in zip(subjects, matrix.hosts, strict=True)
         ],
@@ -138,7 +139,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
     return {
         "source": cell.source,
         "destination": cell.destination,
-        "features": None if cell.features is None else list(cell.features),
+        "features": list(cell.features),
         "outcome": cell.outcome.value,
         "worst": None if cell.worst is None else cell.worst.value,
         "register": None if refused is None else f"{refused:#x}",
@@ -146,4 +147,5 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "field": cell.field,
         "reasons": list(cell.reasons),
         "decisive": list(cell.decisive),
+        "unaided": None if cell.unaided is None else cell.unaided.value,
     }

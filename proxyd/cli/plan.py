@@ -18,7 +18,8 @@ from proxyd.cli.exit_codes import ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
     from proxyd.cli.subject import Subject
-    from proxyd.rewrite.plan import Destination, Plan
+    from proxyd.rewrite.knowledge import Knowledge
+    from proxyd.rewrite.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +55,9 @@ def _one_guest(arguments: argparse.Namespace) -> ExitCode:
 
     allow = register_ids(arguments.allow)
     destination = load_destination(arguments.destination, arguments.profile)
-    subject, destination = _with_features(load_subject(arguments.subjects[0]), destination, arguments)
-    plan = make_plan(subject.vcpus, destination, Knowledge.builtin(), allow)
+    knowledge = Knowledge.builtin()
+    subject = _with_features(load_subject(arguments.subjects[0]), knowledge, arguments)
+    plan = make_plan(subject.vcpus, destination, knowledge, allow)
     if arguments.json:
         terminal.print_json("plan", _document(subject, plan))
     else:
@@ -87,28 +89,20 @@ def _between_hosts(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.DONE if matrix.all_load else ExitCode.REFUSED
 
 
-def _with_features(
-    subject: Subject, destination: Destination, arguments: argparse.Namespace
-) -> tuple[Subject, Destination]:
-    """Source and destination with the lists for the guest's features, as far as they are known."""
+def _with_features(subject: Subject, knowledge: Knowledge, arguments: argparse.Namespace) -> Subject:
+    """A host's guest with the features that are asked for. The plan finds the destination's list for them itself."""
     from dataclasses import replace
 
-    from proxyd.rewrite.guest_features import for_guest, guest_features, meet
+    from proxyd.rewrite.guest_features import for_guest, guest_features
     from proxyd.rewrite.plan import VcpuRegisters
 
-    wanted, without = _features(arguments.features, "--features"), _features(arguments.without, "--without") or ()
-    host = destination.host
+    wanted, without = _features(arguments.features, "--features"), _features(arguments.without, "--without")
+    if wanted is None and without is None:
+        return subject
     if subject.host is None:
-        if host is not None and (wanted is not None or without):
-            host = for_guest(host, guest_features(host, wanted, without) or ())
-        return subject, replace(destination, host=host)
-    chosen = guest_features(subject.host, wanted, without)
-    source = subject.host if chosen is None else for_guest(subject.host, chosen)
-    if host is not None:
-        # Where the destination lacks a feature its whole list stands in: the registers then say what is missing.
-        host = meet(subject.host, host, chosen).destination or host
-    vcpus = (VcpuRegisters(0, source.registers),)
-    return replace(subject, vcpus=vcpus, host=source), replace(destination, host=host)
+        raise UsageError("--features and --without go with host descriptions: a stream's guest has the features it has")
+    host = for_guest(subject.host, guest_features(subject.host, wanted, without or ()), knowledge)
+    return replace(subject, vcpus=(VcpuRegisters(0, host.registers),), host=host)
 
 
 def _features(text: str | None, option: str) -> tuple[str, ...] | None:

@@ -40,8 +40,11 @@ def _advice(line: LogLine, register: int, knowledge: Knowledge) -> Iterator[tupl
             yield from _cases(entry, CaseAction.REMOVE, {None})
         case LogKind.UNKNOWN_TO_KVM:
             yield from _hidden(entry, knowledge)
-        case LogKind.ONLY_AT_DESTINATION if entry is not None and entry.absent is not None:
-            yield "absent", entry.absent
+        case LogKind.ONLY_AT_DESTINATION if entry is not None:
+            for case in (one for one in entry.cases if one.action is CaseAction.ABSENT):
+                when = "" if case.when is None else f" if {case.when}"
+                does = "leaves the destination's own" if case.value is None else f"adds it as {case.value:#x}"
+                yield "proxyd", f"{case.verdict}{when}: {does}: {case.reason}"
         case _:
             pass
 

@@ -1,7 +1,6 @@
 """Two hosts as they are for one guest: its vCPU features decide which register lists of theirs meet.
 
-A guest keeps its features when it moves, and QEMU is started with the same ones on both sides. So the destination's
-list is that for the *guest's* features, where the description has it, not that of everything the host could have.
+A guest keeps its features when it moves, and QEMU is started with the same ones on both sides.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxyd.rewrite.host import HostDescription
+from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.vcpu_features import described_for, features_of
 
 # Which option of QEMU's leaves a feature out (docs/system/arm/cpu-features.rst, hw/arm/virt.c).
 WITHOUT: Final = {
@@ -26,67 +27,70 @@ FEATURES: Final = ("psci", *WITHOUT)
 
 
 class FeaturesError(ValueError):
-    """A description has no register list for these features. The message says which lists it has."""
+    """The host has no vCPU with these features. The message says which it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
     """What a guest of the source finds at the destination.
 
-    ``features`` are the guest's, None where the source's description does not tell. ``source`` and ``destination`` are
-    the descriptions with the lists for them. ``lacking``: features of the guest that the destination does not have; its
-    QEMU then does not start the guest, and ``destination`` is None. ``surplus``: features of the destination that the
-    guest lacks, and that its QEMU there has to be told to leave out.
+    ``features`` are the guest's, ``source`` the host with the list for them. ``lacking``: features of the guest that
+    the destination does not have; its QEMU then does not start the guest. ``surplus``: features of the destination that
+    the guest lacks, and that its QEMU there has to be told to leave out.
     """
 
-    features: tuple[str, ...] | None
+    features: tuple[str, ...]
     source: HostDescription
-    destination: HostDescription | None
+    destination: HostDescription
     lacking: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
 
 
-def for_guest(host: HostDescription, features: Collection[str]) -> HostDescription:
-    """The description with the list of a vCPU that has just these features. Raises :class:`FeaturesError`."""
-    found = host.with_features(features)
-    if found is not None:
-        return found
-    if host.features is None:
-        known = "it does not say which features its list is for (a live 'proxyd probe' does)"
-    else:
-        lists = [host.features, *(variant.features for variant in host.variants or ())]
-        known = f"found lists for {'; '.join(','.join(one) for one in lists)}"
-    raise FeaturesError(f"host {host.name}: a register list for the features {','.join(features)} expected, {known}")
+def host_features(host: HostDescription) -> tuple[str, ...]:
+    """The features of the vCPU that is described: as the probe says, or as the list shows."""
+    shown = features_of(host.registers)
+    return host.features or tuple(feature for feature in FEATURES if feature == "psci" or feature in shown)
 
 
 def guest_features(
     host: HostDescription, wanted: Collection[str] | None, without: Collection[str] = ()
-) -> tuple[str, ...] | None:
+) -> tuple[str, ...]:
     """The features of a guest on this host: those that are ``wanted``, or all that it has, less those in ``without``.
 
-    None where the description does not tell and nobody asks. PSCI is always one, as in QEMU.
+    PSCI is always one, as in QEMU.
     """
-    if wanted is None and host.features is None and not without:
-        return None
-    chosen = ("psci", *wanted) if wanted is not None else host.features or ("psci",)
+    chosen = host_features(host) if wanted is None else ("psci", *wanted)
     return tuple(dict.fromkeys(feature for feature in chosen if feature == "psci" or feature not in without))
 
 
-def meet(source: HostDescription, destination: HostDescription, features: tuple[str, ...] | None = None) -> Meeting:
+def for_guest(host: HostDescription, features: Collection[str], knowledge: Knowledge) -> HostDescription:
+    """The host with the list of a vCPU that has just these features, read or derived. Raises :class:`FeaturesError`."""
+    here = host_features(host)
+    if not set(features) <= set(here):
+        raise FeaturesError(f"host {host.name}: features of {', '.join(here)} expected, found {', '.join(features)}")
+    return described_for(host, features, knowledge)[0]
+
+
+def meet(
+    source: HostDescription,
+    destination: HostDescription,
+    knowledge: Knowledge,
+    features: tuple[str, ...] | None = None,
+) -> Meeting:
     """Put a guest of the source's, by default one with all its features, on the destination.
 
-    Raises :class:`FeaturesError` if the source has no list for them.
+    Which of the destination's lists it finds there is for the plan, which tells the features from the registers.
+    Raises :class:`FeaturesError` if the source does not have them.
     """
-    chosen = source.features if features is None else features
-    if chosen is None:
-        return Meeting(None, source, destination)
-    described = for_guest(source, chosen)
-    if destination.features is None:
-        return Meeting(chosen, described, destination)
-    lacking = tuple(feature for feature in chosen if feature not in destination.features)
-    surplus = tuple(feature for feature in destination.features if feature not in chosen)
-    there = None if lacking else for_guest(destination, chosen)
-    return Meeting(chosen, described, there, lacking, surplus)
+    chosen = host_features(source) if features is None else features
+    there = host_features(destination)
+    return Meeting(
+        chosen,
+        for_guest(source, chosen, knowledge),
+        destination,
+        tuple(feature for feature in chosen if feature not in there),
+        tuple(feature for feature in there if feature not in chosen),
+    )
 
 
 def left_out(features: Collection[str]) -> str:

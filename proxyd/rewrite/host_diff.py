@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from formats.arm64.register_id import name_of
-from proxyd.rewrite.guest_features import FeaturesError, Meeting, for_guest, meet
+from proxyd.rewrite.guest_features import Meeting, meet
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.host_traits import Crossing, Severity, Statement, Way, traits
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Change, Destination, Notice, Outcome, Plan, Refusal, VcpuRegisters, make_plan
+from proxyd.rewrite.unaided import Foreseen, Unaided
 
 T = TypeVar("T", Change, Refusal, Notice)
 
@@ -23,6 +24,13 @@ REGISTERS: Final = "registers"
 
 _PAST: Final = {Action.REMOVE: "removed", Action.SET: "changed", Action.ADD: "added"}
 _WOULD: Final = {action: f"would be {past}" for action, past in _PAST.items()}
+UNAIDED: Final = {
+    Foreseen.LOADS: "without proxyd they would load, and nothing would be lost",
+    Foreseen.CHANGES: "without proxyd they would load, and be changed without an error",
+    Foreseen.FAILS: "without proxyd their load would fail",
+    Foreseen.UNKNOWN: "without proxyd nobody can say what would happen",
+}
+
 _NAMED: Final = 6  # registers that a sentence names before it only counts
 
 
@@ -50,11 +58,23 @@ def compare_hosts(a: HostDescription, b: HostDescription, knowledge: Knowledge) 
 
 
 def plan_for_new_guest(meeting: Meeting, knowledge: Knowledge, allow: frozenset[int] = frozenset()) -> Plan:
-    """The plan for a guest of one vCPU that has just been started. The destination must have its features."""
-    if meeting.destination is None:
-        raise ValueError(f"a destination with {', '.join(meeting.lacking)} expected")
+    """The plan for a guest of one vCPU that has just been started."""
     vcpu = VcpuRegisters(0, meeting.source.registers)
     return make_plan([vcpu], Destination(host=meeting.destination), knowledge, allow)
+
+
+def why_refused(refusal: Refusal) -> str:
+    """A refusal's reason without the register's name in it, so that it can be said of several."""
+    reason, hint, _ = refusal.reason.partition(" (allow = [")
+    return f"{reason} (accepted if allowed by name)" if hint else reason
+
+
+def unaided_text(unaided: Unaided) -> str:
+    """What the destination's QEMU would do with the stream as it is: the first reason, and how many more."""
+    sentences = unaided.fails or unaided.unknown or unaided.changes
+    why = f": {sentences[0]}" if sentences else ""
+    more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+    return f"{UNAIDED[unaided.foreseen]}{why}{more}"
 
 
 def shared_names(registers: Iterable[int]) -> str:
@@ -68,27 +88,14 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _registers(crossing: Crossing, knowledge: Knowledge) -> Iterator[Statement]:
-    try:
-        meeting = meet(crossing.source, crossing.destination)
-    except FeaturesError as error:
-        yield Statement(crossing.way, Severity.CARE, REGISTERS, str(error))
-        return
+    meeting = meet(crossing.source, crossing.destination, knowledge)
     who = "guests"
-    if meeting.destination is None:
+    if meeting.lacking:
         # The guest as it is cannot be started there; the one that can is the one to plan for.
-        common = tuple(feature for feature in meeting.features or () if feature not in meeting.lacking)
-        try:
-            meeting = Meeting(common, for_guest(crossing.source, common), for_guest(crossing.destination, common))
-        except FeaturesError as error:
-            yield Statement(crossing.way, Severity.CARE, REGISTERS, str(error))
-            return
-        who = f"guests without {' and '.join(_set_off(crossing, common))}"
+        common = tuple(feature for feature in meeting.features if feature not in meeting.lacking)
+        who = f"guests without {' and '.join(meeting.lacking)}"
+        meeting = meet(crossing.source, crossing.destination, knowledge, common)
     yield from _of_plan(crossing, who, plan_for_new_guest(meeting, knowledge))
-
-
-def _set_off(crossing: Crossing, common: tuple[str, ...]) -> tuple[str, ...]:
-    """The features of the source that a guest which can move does without."""
-    return tuple(feature for feature in crossing.source.features or () if feature not in common)
 
 
 def _of_plan(crossing: Crossing, who: str, plan: Plan) -> Iterator[Statement]:
@@ -104,16 +111,18 @@ def _of_plan(crossing: Crossing, who: str, plan: Plan) -> Iterator[Statement]:
         worst = max(refusal.verdict for refusal in plan.refusals)
         yield Statement(way, Severity.REFUSED, REGISTERS, text, refused, worst)
     yield from _reasons(way, plan)
+    if plan.unaided is not None:
+        yield Statement(way, Severity.FINE, "unaided", unaided_text(plan.unaided))
 
 
 def _reasons(way: Way, plan: Plan) -> Iterator[Statement]:
     done = _WOULD if plan.outcome is Outcome.REFUSED else _PAST
-    for refusals in _alike(plan.refusals, lambda one: (one.verdict, one.reason)):
+    for refusals in _alike(plan.refusals, lambda one: (one.verdict, why_refused(one))):
         first = refusals[0]
         values = ""
         if len(refusals) == 1 and first.value is not None and first.destination_value is not None:
             values = f" is {first.value:#x} here and {first.destination_value:#x} there"
-        text = f"{_targets(refusals)}{values}: {first.verdict}: {first.reason}"
+        text = f"{_targets(refusals)}{values}: {first.verdict}: {why_refused(first)}"
         yield Statement(way, Severity.REFUSED, REGISTERS, text, _registers_of(refusals), first.verdict)
     for changes in _alike(plan.changes, lambda one: (one.action, one.verdict, one.reason)):
         change = changes[0]

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from proxyd.rewrite.guest_features import guest_features, left_out, meet
+from proxyd.rewrite.guest_features import guest_features, host_features, left_out, meet
 from proxyd.rewrite.host import HostDescription
-from proxyd.rewrite.host_diff import plan_for_new_guest
+from proxyd.rewrite.host_diff import plan_for_new_guest, why_refused
 from proxyd.rewrite.host_traits import Crossing, Severity, Way, traits_on_the_way
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Outcome, Plan
+from proxyd.rewrite.unaided import Foreseen
 from proxyd.rewrite.verdict import Verdict
 
 
@@ -68,20 +69,22 @@ class Reason:
 class Cell:
     """One ordered pair; ``source`` and ``destination`` are places in the list of hosts.
 
-    ``features`` are the guest's, None where they are not known. ``worst`` is the worst verdict of what is done, or
+    ``features`` are the guest's. ``worst`` is the worst verdict of what is done, or
     refused. ``register`` and ``field`` are the first that are refused. ``reasons`` are numbers, ascending; ``decisive``
-    those that make the outcome what it is.
+    those that make the outcome what it is. ``unaided`` is what would become of the guest without proxyd, where there is
+    a plan.
     """
 
     source: int
     destination: int
-    features: tuple[str, ...] | None
+    features: tuple[str, ...]
     outcome: CellOutcome
     worst: Verdict | None
     register: int | None
     field: str | None
     reasons: tuple[int, ...]
     decisive: tuple[int, ...]
+    unaided: Foreseen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,6 @@ def make_matrix(
 
     :param features: of the guests; None for all that the guest's host has.
     :param without: features that the guests do without.
-    :raises FeaturesError: a description does not have the list that it takes.
     """
     reasons = _Reasons()
     planner = _Planner(knowledge, allow, reasons)
@@ -157,23 +159,20 @@ class _Planner:
     allow: frozenset[int]
     reasons: _Reasons
 
-    def cell(
-        self, source: int, destination: int, hosts: Sequence[HostDescription], features: tuple[str, ...] | None
-    ) -> Cell:
+    def cell(self, source: int, destination: int, hosts: Sequence[HostDescription], features: tuple[str, ...]) -> Cell:
         here, there = hosts[source], hosts[destination]
-        absent = [one for one in features or () if here.features is not None and one not in here.features]
+        absent = [one for one in features if one not in host_features(here)]
         if absent:
             text = f"the source has no {' and no '.join(absent)}: such a guest cannot be started there"
-            return self._cell(
-                source, destination, features, CellOutcome.NO_GUEST, None, [_Why(Effect.NO_GUEST, None, text)]
-            )
-        meeting = meet(here, there, features)
+            whys = [_Why(Effect.NO_GUEST, None, text)]
+            return self._cell(source, destination, features, CellOutcome.NO_GUEST, None, whys)
+        meeting = meet(here, there, self.knowledge, features)
         whys = list(_from_traits(Crossing(Way.A_TO_B, meeting.source, there, "the source", "the destination")))
         if meeting.surplus:
             options = left_out(meeting.surplus)
             text = f"the destination has more than such guests: QEMU there must be started with {options}"
             whys.append(_Why(Effect.CARE, None, text))
-        if meeting.destination is None:
+        if meeting.lacking:
             lacking = meeting.lacking
             reasons = [(there.missing_features or {}).get(one, "its description was made without") for one in lacking]
             text = f"the destination has no {' and no '.join(lacking)} ({'; '.join(dict.fromkeys(reasons))})"
@@ -183,13 +182,13 @@ class _Planner:
         outcome = CellOutcome(plan.outcome.value)
         if plan.outcome is not Outcome.REFUSED and any(why.effect is Effect.BREAKS for why in whys):
             outcome = CellOutcome.BREAKS
-        return self._cell(source, destination, meeting.features, outcome, plan, [*_from_plan(plan), *whys])
+        return self._cell(source, destination, features, outcome, plan, [*_from_plan(plan), *whys])
 
     def _cell(
         self,
         source: int,
         destination: int,
-        features: tuple[str, ...] | None,
+        features: tuple[str, ...],
         outcome: CellOutcome,
         plan: Plan | None,
         whys: Sequence[_Why],
@@ -208,12 +207,13 @@ class _Planner:
             refusals[0].field if refusals else None,
             tuple(sorted(set(numbers))),
             tuple(sorted(decisive)),
+            None if plan is None or plan.unaided is None else plan.unaided.foreseen,
         )
 
 
 def _from_plan(plan: Plan) -> Iterator[_Why]:
     for refusal in plan.refusals:
-        yield _Why(Effect.REFUSED, refusal.verdict, refusal.reason, refusal.register)
+        yield _Why(Effect.REFUSED, refusal.verdict, why_refused(refusal), refusal.register)
     if plan.outcome is not Outcome.REFUSED:
         for change in plan.changes:
             yield _Why(_EFFECTS[change.action], change.verdict, change.reason, change.register)

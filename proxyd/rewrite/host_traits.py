@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.guest_features import left_out
+from proxyd.rewrite.guest_features import host_features, left_out
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.verdict import Verdict
 
@@ -108,9 +108,7 @@ def traits_on_the_way(crossing: Crossing) -> Iterator[Statement]:
 
 
 def _features(crossing: Crossing) -> Iterator[Statement]:
-    here, there = crossing.source.features, crossing.destination.features
-    if here is None or there is None:
-        return
+    here, there = host_features(crossing.source), host_features(crossing.destination)
     why = crossing.destination.missing_features or {}
     for feature in here:
         if feature not in there:
@@ -243,7 +241,6 @@ def _not_known(a: HostDescription, b: HostDescription) -> Iterator[Statement]:
         "counter_hz": "the counter's frequency",
         "midrs": "the kinds of CPU",
         "gic": "the interrupt controllers",
-        "features": "the features that the list is for",
     }
     missing = [text for key, text in what.items() if getattr(a, key) is None or getattr(b, key) is None]
     if missing:

@@ -20,6 +20,7 @@ from proxyd.rewrite.knowledge import CaseAction, EnabledBy, Knowledge
 from proxyd.rewrite.observation import Observation, ObservationKind
 from proxyd.rewrite.plan import VcpuRegisters
 from proxyd.rewrite.rules import TIMERS
+from proxyd.rewrite.vcpu_features import described_for, features_of
 from proxyd.rewrite.verdict import Verdict
 
 
@@ -27,6 +28,8 @@ def propose(
     seen: Sequence[Observation], vcpus: Sequence[VcpuRegisters], host: HostDescription | None, knowledge: Knowledge
 ) -> Proposal:
     """Draft rules for what was ``seen``, for a stream with these ``vcpus``."""
+    if host is not None and vcpus:
+        host, _ = described_for(host, features_of(vcpus[0].registers), knowledge)
     drafter = _Drafter([one.registers for one in vcpus], host, knowledge)
     for observation in seen:
         drafter.take(observation)
@@ -274,7 +277,9 @@ class _Drafter:
         conditions = list(dict.fromkeys(str(case.when) for case in cases if case.when is not None))
         when = conditions[0] if len(conditions) == 1 else " and ".join(f"({one})" for one in conditions)
         reasons = dict.fromkeys(case.reason for case in cases)
-        return when or None, max(case.verdict for case in cases), "; ".join(reasons)
+        verdict = max(case.verdict for case in cases)
+        argue = f"{ARGUE}: " if verdict is Verdict.UNKNOWN else ""
+        return when or None, min(verdict, Verdict.LOSSY), argue + "; ".join(reasons)
 
     def _refused_mask(self, register: int) -> int:
         """The bits that the destination does not take, by its description."""
@@ -283,7 +288,7 @@ class _Drafter:
             for stream in self.streams:
                 if register in stream:
                     for mismatch in self.acceptance.mismatches(register, stream[register]):
-                        mask |= mismatch.mask
+                        mask |= 0 if mismatch.silent else mismatch.mask
         return mask
 
     def _switched_off(self, register: int, name: str) -> bool:

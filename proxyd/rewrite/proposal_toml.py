@@ -24,7 +24,7 @@ def profile_toml(proposal: Proposal, title: str) -> str:
 
 def knowledge_toml(proposal: Proposal, kernel: str | None) -> str:
     """Entries for the knowledge base, one for each register, which
-    :meth:`~proxyd.rewrite.knowledge.Knowledge.parse` reads; "" if it covers everything already.
+    :func:`~proxyd.rewrite.knowledge_file.parse_knowledge` reads; "" if it covers everything already.
 
     :param kernel: the destination's release, such as ``6.12``.
     """
@@ -64,7 +64,8 @@ def _entry(cases: Sequence[DraftCase], kernel: str | None) -> Iterator[str]:
     yield ""
     yield "[[entry]]"
     yield f"registers = [{_text(_name(first.register))}]"
-    yield f"listed = {_text(f'{ARGUE}: by which kernels, and when')}"
+    yield f"listed = [{{ sometimes = {_text(f'{ARGUE}: on which kernels, and when')} }}]"
+    yield f"evidence = {_text(next((case.evidence for case in cases if case.evidence), ARGUE))}"
     accepts = next((case.accepts for case in cases if case.accepts is not None), None)
     if accepts is not None:
         span = "" if kernel is None else f'since = "{kernel}", until = "{kernel}", '

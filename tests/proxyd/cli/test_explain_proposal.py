@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.profile import Profile
 from tests.proxyd.cli.command import FROM_7_3, RETURN_PATH, Run
 from tests.recorded import HOSTS
@@ -60,9 +61,9 @@ def test_what_the_knowledge_base_lacks_is_there_in_comments(
     assert "# For the knowledge base, where it says nothing of this yet" in ran.out
     assert '# registers = ["FW_PSCI_VERSION"]' in ran.out
     assert "# Still refused: vcpu 0: PMMIR_EL1" in ran.out
-    commented = ran.out.partition("(proxyd/knowledge/registers.toml):\n")[2]
+    commented = ran.out.partition("(proxyd/knowledge/*.toml):\n")[2]
     fragment = "\n".join(line.removeprefix("#").removeprefix(" ") for line in commented.splitlines())
-    assert len(Knowledge.parse([("k", fragment.encode())]).entries) == 1
+    assert len(parse_knowledge([("k", fragment.encode())]).entries) == 1
     assert len(Profile.parse(ran.out.encode(), "p").rules) == 1
 
 

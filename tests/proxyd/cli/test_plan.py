@@ -157,11 +157,10 @@ def test_a_host_with_more_is_taken_with_the_guests_features(run: Run, pmu: Path,
     assert "loads as it is: 0 changes, 1 vCPU" in run("plan", "--destination", pmu, none).out
 
 
-def test_the_features_of_a_streams_guest_choose_the_destinations_list(run: Run, pmu: Path, stream: Path) -> None:
-    whole = run("plan", "--destination", pmu, stream, "--json").document
-    fewer = run("plan", "--destination", pmu, stream, "--json", "--without", "pmu").document
-    assert [one["name"] for one in whole["notices"]] == ["PMCR_EL0", "PMCR_EL0"]
-    assert fewer["notices"] == []
+def test_a_streams_guest_has_the_features_it_has(run: Run, pmu: Path, stream: Path) -> None:
+    ran = run("plan", "--destination", pmu, stream, "--without", "pmu")
+    assert ran.code == 2
+    assert ran.err.startswith("proxyd plan: --features and --without go with host descriptions: a stream's guest has")
 
 
 def test_a_profile_and_a_hosts_guest_without_a_feature(run: Run, pmu: Path, tmp_path: Path) -> None:
@@ -171,11 +170,9 @@ def test_a_profile_and_a_hosts_guest_without_a_feature(run: Run, pmu: Path, tmp_
     assert "0 changes" in run("plan", "--profile", profile, pmu, "--without", "pmu").out
 
 
-def test_a_list_that_is_not_there_is_1(run: Run, pmu: Path, host: Path) -> None:
-    ran = run("plan", "--destination", host, host, "--without", "pmu")
-    assert ran.code == 1
-    assert ran.err.startswith("proxyd plan: host new: a register list for the features psci expected, it does not say")
-    assert run("plan", host, pmu, "--without", "pmu").code == 1
+def test_features_that_the_host_does_not_have_are_1(run: Run, pmu: Path) -> None:
+    ran = run("plan", "--destination", pmu, pmu, "--features", "sve")
+    assert (ran.code, ran.err) == (1, "proxyd plan: host pmu: features of psci, pmu expected, found psci, sve\n")
 
 
 @pytest.mark.parametrize("option", ["--features", "--without"])

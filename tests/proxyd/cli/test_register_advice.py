@@ -6,25 +6,38 @@ import pytest
 
 from formats.qemu_log import parse_line
 from proxyd.cli.register_advice import NOTHING_KNOWN, advice
-from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.knowledge_file import parse_knowledge
 
-KNOWN = Knowledge.parse(
+KNOWN = parse_knowledge(
     [
         (
             "known.toml",
             b"""
 [[entry]]
 registers = ["FW_PSCI_VERSION"]
-listed = "always"
-absent = "the destination offers its newest"
+listed = [{}]
+evidence = "seen"
 [[entry.case]]
 action = "destination"
 verdict = "lossy"
 reason = "calls vanish"
 evidence = "seen"
+[[entry.case]]
+action = "absent"
+when = "not listed(PMMIR_EL1)"
+value = "0x10001"
+verdict = "neutral"
+reason = "it was so"
+evidence = "seen"
+[[entry.case]]
+action = "absent"
+verdict = "lossy"
+reason = "nobody knows"
+evidence = "seen"
 [[entry]]
 registers = ["ID_AA64MMFR2_EL1"]
-listed = "always"
+listed = [{}]
+evidence = "seen"
 [[entry.case]]
 action = "destination"
 field = "NV"
@@ -40,7 +53,8 @@ reason = "it is hidden"
 evidence = "seen"
 [[entry]]
 registers = ["PMMIR_EL1"]
-listed = "from 7.3"
+listed = [{}]
+evidence = "seen"
 [[entry.case]]
 action = "remove"
 verdict = "proven"
@@ -48,11 +62,13 @@ reason = "it is zero"
 evidence = "seen"
 [[entry]]
 registers = ["SCTLR2_EL1"]
-listed = "from 6.17"
+listed = [{}]
+evidence = "seen"
 enabled_by = { field = "ID_AA64MMFR3_EL1.SCTLRX", since = "6.17" }
 [[entry]]
 registers = ["ID_AA64MMFR3_EL1"]
-listed = "always"
+listed = [{}]
+evidence = "seen"
 [[entry.case]]
 action = "raise"
 field = "SCTLRX"
@@ -111,7 +127,10 @@ evidence = "seen"
         ),
         (
             "fw reg 0 expected by the destination but not in the incoming stream: skip it",
-            (("absent", "the destination offers its newest"),),
+            (
+                ("proxyd", "neutral if not listed(PMMIR_EL1): adds it as 0x10001: it was so"),
+                ("proxyd", "lossy: leaves the destination's own: nobody knows"),
+            ),
         ),
         ("fw reg 1 expected by the destination but not in the incoming stream: skip it", ()),
         ("Could not set register fw reg 0: Device or resource busy", ()),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 from msgspec.structs import replace
 
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of
-from proxyd.rewrite.guest_features import FeaturesError
 from proxyd.rewrite.host import HostDescription, Variant
 from proxyd.rewrite.host_matrix import CellOutcome, Effect, HostMatrix, make_matrix
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Outcome, VcpuRegisters, make_plan
+from proxyd.rewrite.unaided import Foreseen
 from proxyd.rewrite.verdict import Verdict
 from tests.recorded import KERNELS, host_json
 
@@ -106,9 +105,14 @@ def test_guests_that_a_host_cannot_start_count_for_nothing() -> None:
     assert matrix.cell(0, 1).outcome is CellOutcome.REFUSED
 
 
-def test_a_description_that_does_not_tell_its_features_cannot_be_asked_for_others() -> None:
-    with pytest.raises(FeaturesError, match=r"host Linux 6\.1 on neoverse-n1: a register list for the features psci"):
-        make_matrix(real()[:2], KNOWLEDGE, without=("pmu",))
+def test_lists_that_nobody_has_read_are_derived() -> None:
+    hosts = [replace(host, qemu="11.1") for host in real()[1:5]]
+    with_pmu, without = make_matrix(hosts, KNOWLEDGE), make_matrix(hosts, KNOWLEDGE, without=("pmu",))
+    assert with_pmu.cell(0, 0).outcome is CellOutcome.LOADS_REWRITTEN, "6.12 clears PMU enables"
+    assert without.cell(0, 0).outcome is CellOutcome.LOADS_AS_IS
+    assert "pmu" not in without.cell(0, 1).features
+    assert without.cell(0, 1).unaided is Foreseen.LOADS
+    assert without.cell(1, 0).unaided is Foreseen.FAILS
 
 
 def test_a_guest_that_loads_and_goes_wrong() -> None:

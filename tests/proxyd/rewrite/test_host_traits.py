@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from formats.arm64.cpreg_list import CpregList
+from formats.arm64.register_id import id_of
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.host_traits import MIDR, Severity, Statement, Way, traits
 
@@ -57,6 +58,12 @@ def test_a_feature_that_only_one_has() -> None:
     )
     assert (back.way, back.severity) == (Way.B_TO_A, Severity.CARE)
     assert back.text.endswith("QEMU there must be started with -cpu host,sve=off")
+
+
+def test_the_list_shows_features_that_no_probe_has_told() -> None:
+    there, back = said(HostDescription("b", CpregList({MIDR: 1, id_of("PMCR_EL0"): 0})), features=None)[:2]
+    assert there.text.startswith("guests with pmu cannot be started on B: its description was made without")
+    assert back.text.startswith("A has pmu, which guests from B do not have")
 
 
 def test_a_feature_that_nobody_asked_for() -> None:
@@ -122,5 +129,5 @@ def test_what_a_description_does_not_tell() -> None:
     assert one.text.startswith(
         "not compared, because the description of A and B does not tell: the counter's frequency, the interrupt"
     )
-    (one,) = said(replace(HOST, features=None, midrs=None, capabilities=None, sve_vector_bits=None))
-    assert "the description of A does not tell: the kinds of CPU, the features that the list is for." in one.text
+    (one,) = said(replace(HOST, midrs=None, capabilities=None, sve_vector_bits=None))
+    assert "the description of A does not tell: the kinds of CPU." in one.text

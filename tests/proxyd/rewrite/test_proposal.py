@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import pytest
@@ -15,7 +16,8 @@ from formats.parser import StreamParser
 from proxyd.rewrite.acceptance import Acceptance
 from proxyd.rewrite.draft import Proposal
 from proxyd.rewrite.host import HostDescription
-from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.knowledge import CaseAction, Knowledge
+from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.observation import Observation, ObservationKind, observations
 from proxyd.rewrite.plan import Destination, Outcome, Plan, VcpuRegisters, make_plan
 from proxyd.rewrite.policy import StreamLimits
@@ -27,7 +29,19 @@ from proxyd.rewrite.verdict import Verdict
 from tests import recorded
 
 KNOWLEDGE = Knowledge.builtin()
-NOTHING_KNOWN = Knowledge({}, KNOWLEDGE.masks)
+# But for what it means that a stream lacks a register: that is no failure of the destination's.
+NOTHING_KNOWN = Knowledge(
+    {
+        register: dataclasses.replace(
+            entry,
+            accepts=(),
+            enabled_by=None,
+            cases=tuple(one for one in entry.cases if one.action is CaseAction.ABSENT),
+        )
+        for register, entry in KNOWLEDGE.entries.items()
+    },
+    KNOWLEDGE.masks,
+)
 
 PSCI, TCR2, PMMIR, MMFR2, MMFR3, SCTLR2, TIMER = map(
     id_of,
@@ -57,6 +71,12 @@ def tried(
     profile = Profile.parse(profile_toml(proposal, "proposed").encode(), "proposed")
     allow = frozenset(rule.register for rule in proposal.rules)
     return make_plan(vcpus, Destination(destination, profile), knowledge, allow)
+
+
+def and_learnt(proposal: Proposal, kernel: str) -> Knowledge:
+    """What is known, and the entries that are proposed."""
+    learnt = parse_knowledge([("proposed.toml", knowledge_toml(proposal, kernel).encode())])
+    return Knowledge({**NOTHING_KNOWN.entries, **learnt.entries}, KNOWLEDGE.masks)
 
 
 def spoken(register: int) -> str:
@@ -115,9 +135,7 @@ def test_a_rule_for_everything_that_a_destination_refuses_though_nothing_is_know
     assert log_of(plan.rewritten, destination) == ""
 
     # The same as knowledge: nothing is unknown any more, and everything is to be allowed.
-    learnt = Knowledge(
-        Knowledge.parse([("proposed.toml", knowledge_toml(proposal, kernel).encode())]).entries, KNOWLEDGE.masks
-    )
+    learnt = and_learnt(proposal, kernel)
     refusals = make_plan(vcpus, Destination(destination), learnt).refusals
     assert {refusal.verdict for refusal in refusals} <= {Verdict.LOSSY, Verdict.UNKNOWN}
     unknown = [refusal.field or "" for refusal in refusals if refusal.verdict is Verdict.UNKNOWN]
@@ -194,13 +212,12 @@ def test_which_field_hides_a_register_that_nothing_is_known_of() -> None:
     assert "ID_AA64MMFR3_EL1.SCTLRX" in several.remarks[0]
     assert "which is not known" in several.remarks[0]
 
-    only = [VcpuRegisters(0, CpregList({MMFR3: 0}))]
+    only = [VcpuRegisters(0, CpregList({MMFR3: 0, SCTLR2: 0}))]
     there = HostDescription("h", CpregList({MMFR3: 0x10, SCTLR2: 0}), kernel="8.1")
     proposal = propose(observations(HIDDEN), only, there, NOTHING_KNOWN)
     (rule,) = proposal.rules
     assert (rule.register, rule.mask, rule.value, rule.verdict) == (MMFR3, 0xF0, 0x10, Verdict.LOSSY)
-    parsed = Knowledge.parse([("proposed.toml", knowledge_toml(proposal, "8.1").encode())])
-    learnt = Knowledge(parsed.entries, KNOWLEDGE.masks)
+    learnt = and_learnt(proposal, "8.1")
     enabled_by = learnt.entries[SCTLR2].enabled_by
     assert enabled_by is not None
     assert (enabled_by.register, enabled_by.field, str(enabled_by.since)) == (MMFR3, "SCTLRX", "8.1")
@@ -334,7 +351,8 @@ def test_cases_whose_conditions_differ_hold_together() -> None:
     entry = b"""
 [[entry]]
 registers = ["ID_AA64MMFR2_EL1"]
-listed = "always"
+listed = [{}]
+evidence = "seen"
 [[entry.case]]
 action = "destination"
 field = "NV"
@@ -350,7 +368,7 @@ verdict = "proven"
 reason = "that"
 evidence = "seen"
 """
-    known = Knowledge(Knowledge.parse([("k.toml", entry)]).entries, KNOWLEDGE.masks)
+    known = Knowledge(parse_knowledge([("k.toml", entry)]).entries, KNOWLEDGE.masks)
     vcpus = only({PSCI: 3, MMFR2: 0x1100000})
     (rule,) = propose([said(K.REFUSED, MMFR2)], vcpus, HOST, known).rules
     assert rule.when is not None

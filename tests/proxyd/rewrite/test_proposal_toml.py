@@ -6,7 +6,8 @@ import pytest
 
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.draft import DraftCase, DraftRule, Proposal
-from proxyd.rewrite.knowledge import CaseAction, Knowledge
+from proxyd.rewrite.knowledge import CaseAction
+from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.profile import Profile
 from proxyd.rewrite.proposal_toml import bits, comments, knowledge_toml, profile_toml
 from proxyd.rewrite.rules import Remove, Require, Set, SetBits, parse_bits
@@ -83,7 +84,7 @@ def test_knowledge_with_one_entry_for_a_register() -> None:
     assert (
         'accepts = [{ since = "6.12", until = "6.12", values = "at-most" }]   # to be argued: on which kernels' in text
     )
-    known = Knowledge.parse([("k.toml", text.encode())])
+    known = parse_knowledge([("k.toml", text.encode())])
     assert [(case.action, case.field) for case in known.entries[MMFR2].cases] == [
         (CaseAction.DESTINATION, "NV"),
         (CaseAction.DESTINATION, "CCIDX"),
@@ -94,7 +95,8 @@ def test_knowledge_with_one_entry_for_a_register() -> None:
     hidden = known.entries[SCTLR2].enabled_by
     assert hidden is not None
     assert (hidden.register, hidden.field) == (MMFR2, "NV")
-    assert known.entries[STRANGE].listed == "to be argued: by which kernels, and when"
+    assert known.entries[STRANGE].listed == "every kernel: to be argued: on which kernels, and when"
+    assert (known.entries[STRANGE].evidence, known.entries[SCTLR2].evidence) == ("proposal: e", "to be argued")
 
 
 def test_knowledge_of_a_kernel_that_is_not_known() -> None:
@@ -102,7 +104,7 @@ def test_knowledge_of_a_kernel_that_is_not_known() -> None:
         DraftCase(PSCI, CaseAction.DESTINATION, (), None, "r", "e", "equal"),
         DraftCase(SCTLR2, None, (), None, "", "", enabled_by="ID_AA64MMFR2_EL1.NV"),
     )
-    known = Knowledge.parse([("k.toml", knowledge_toml(Proposal((), cases, ()), None).encode())])
+    known = parse_knowledge([("k.toml", knowledge_toml(Proposal((), cases, ()), None).encode())])
     assert len(known.entries[PSCI].accepts) == 1
     assert known.entries[SCTLR2].enabled_by is not None
 
