@@ -131,6 +131,8 @@ class _Drafter:
                 "the host description lists it: it is not this host's, or for other vCPU features; probe anew"
             )
         known = self._known(register, CaseAction.REMOVE, (None,))
+        if self._forbidden(register, known):
+            return
         if known is not None:
             when, verdict, reason = known
         else:
@@ -170,6 +172,8 @@ class _Drafter:
         self, seen: Observation, register: int, own: int, values: Sequence[int], remarks: tuple[str, ...]
     ) -> None:
         known = self._known(register, CaseAction.DESTINATION, (None,))
+        if self._forbidden(register, known):
+            return
         when = f"{condition_name(register)} == {values[0]:#x}" if len(values) == 1 else None
         if known is not None:
             when, verdict, reason = _both(when, known[0]), known[1], known[2]
@@ -192,6 +196,8 @@ class _Drafter:
         names = tuple(one.name for one in fields_of(register) if one.mask & mask)
         when = fields_hold(register, mask, values[0]) if len({value & mask for value in values}) == 1 else None
         known = self._known(register, CaseAction.DESTINATION, names) if names else None
+        if self._forbidden(register, known):
+            return
         if known is not None:
             when, verdict, reason = _both(when, known[0]), known[1], known[2]
         else:
@@ -235,6 +241,8 @@ class _Drafter:
             return
         own = self.own[register]
         known = self._known(register, CaseAction.RAISE, (name,))
+        if self._forbidden(register, known):
+            return
         when, verdict, reason = (
             f"{name_of(register)}.{name} == 0",
             Verdict.LOSSY,
@@ -277,9 +285,14 @@ class _Drafter:
         conditions = list(dict.fromkeys(str(case.when) for case in cases if case.when is not None))
         when = conditions[0] if len(conditions) == 1 else " and ".join(f"({one})" for one in conditions)
         reasons = dict.fromkeys(case.reason for case in cases)
-        verdict = max(case.verdict for case in cases)
-        argue = f"{ARGUE}: " if verdict is Verdict.UNKNOWN else ""
-        return when or None, min(verdict, Verdict.LOSSY), argue + "; ".join(reasons)
+        return when or None, max(case.verdict for case in cases), "; ".join(reasons)
+
+    def _forbidden(self, register: int, known: tuple[str | None, Verdict, str] | None) -> bool:
+        """Whether the knowledge base has a case that no operator can allow: then nothing is proposed either."""
+        if known is None or known[1] is not Verdict.UNKNOWN:
+            return False
+        self.remarks.append(f"{describe(register)}: no rule, by what is known: {known[2]}")
+        return True
 
     def _refused_mask(self, register: int) -> int:
         """The bits that the destination does not take, by its description."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.id_fields import field_named
-from formats.arm64.register_id import encoding_of, id_of, kind_of
+from formats.arm64.register_id import encoding_of, id_of, kind_of, name_of
 from formats.events import DeviceTail
 from formats.parser import StreamParser
 from proxyd.rewrite.acceptance import Acceptance
@@ -35,6 +35,7 @@ NOTHING_KNOWN = Knowledge(
         register: dataclasses.replace(
             entry,
             accepts=(),
+            needs=(),
             enabled_by=None,
             cases=tuple(one for one in entry.cases if one.action is CaseAction.ABSENT),
         )
@@ -377,3 +378,40 @@ evidence = "seen"
     differ = only({PSCI: 5, MMFR2: 0x1000000})
     (unknown,) = propose([said(K.REFUSED, MMFR2)], differ, HOST, known).rules
     assert unknown.verdict is Verdict.LOSSY
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "seen", "register"),
+    [
+        ("remove", None, said(K.NOT_LISTED, PMMIR), PMMIR),
+        ("destination", None, said(K.REFUSED, PSCI, 0x10003, 0x10001), PSCI),
+        ("destination", "NV", said(K.REFUSED, MMFR2), MMFR2),
+        ("raise", "SCTLRX", said(K.HIDDEN, SCTLR2), MMFR3),
+    ],
+)
+def test_what_no_operator_can_allow_is_not_proposed(
+    action: str, field: str | None, seen: Observation, register: int
+) -> None:
+    entry = f"""
+[[entry]]
+registers = ["{name_of(register)}"]
+listed = [{{}}]
+evidence = "seen"
+[[entry.case]]
+action = "{action}"
+{"" if field is None else f'field = "{field}"'}
+verdict = "unknown"
+reason = "never"
+evidence = "seen"
+[[entry]]
+registers = ["SCTLR2_EL1"]
+listed = [{{}}]
+enabled_by = {{ field = "ID_AA64MMFR3_EL1.SCTLRX", since = "6.17" }}
+evidence = "seen"
+"""
+    known = Knowledge(parse_knowledge([("k.toml", entry.encode())]).entries, KNOWLEDGE.masks)
+    there = replace(HOST, registers=HOST.registers.edited(put={MMFR3: 0x10, SCTLR2: 0}))
+    vcpus = only({PSCI: 0x10003, PMMIR: 0, MMFR2: 1 << 24, MMFR3: 0})
+    proposal = propose([seen], vcpus, there, known)
+    assert (proposal.rules, proposal.cases) == ((), ())
+    assert proposal.remarks[0].endswith(": no rule, by what is known: never")
