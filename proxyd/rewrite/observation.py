@@ -1,6 +1,7 @@
 """What was seen to go wrong on a destination, register by register: from QEMU's log there, or from proxyd's own.
 
-proxyd's own lines are its refusals and what a rehearsal on the destination's KVM found (``vcpu 0: NAME (0xID) ...``).
+proxyd's own lines are its refusals and what a rehearsal on the destination's KVM found (``vcpu 0: NAME (0xID) ...``);
+the document that ``proxyd rehearse --json`` prints is read as well.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from formats.arm64.register_id import UnknownRegister, id_of
+import msgspec
+
+from formats.arm64.register_id import UnknownRegister, describe, id_of
 from formats.qemu_log import LogKind, LogLine, parse_line
 
 
@@ -46,6 +49,8 @@ _NOT_THERE: Final = re.compile(r"does not have it; the stream's value is|the des
 _HIDES: Final = re.compile(r"the destination's kernel hides (?P<name>\S+)")
 _REFUSAL: Final = re.compile(r": (?:lossy|unknown): ")
 
+_BY_ERRNO: Final = {"EINVAL": ObservationKind.REFUSED, "ENOENT": ObservationKind.HIDDEN}
+
 _NAMED: Final = {
     LogKind.VALUE_REFUSED: ObservationKind.REFUSED,
     LogKind.UNKNOWN_TO_KVM: ObservationKind.HIDDEN,
@@ -55,13 +60,54 @@ _NAMED: Final = {
 
 
 def observations(log: str) -> tuple[Observation, ...]:
-    """What the lines of a log show, each once. Where registers are named, those that name none tell nothing more."""
+    """What a log, or a rehearsal's document, shows, each once. Where registers are named, lines that name none tell
+    nothing more."""
     found: dict[tuple[object, ...], Observation] = {}
-    for line in log.splitlines():
-        for one in _of_line(line.strip()):
-            found.setdefault((one.kind, one.register, one.wanted, one.own, one.errno), one)
+    seen = _of_document(log) or (one for line in log.splitlines() for one in _of_line(line.strip()))
+    for one in seen:
+        found.setdefault((one.kind, one.register, one.wanted, one.own, one.errno), one)
     named = tuple(one for one in found.values() if one.register is not None or one.errno is not None)
     return named or tuple(found.values())
+
+
+class _Finding(msgspec.Struct):
+    """What of a finding of :mod:`proxyd.rewrite.rehearsal` is needed here."""
+
+    kind: str
+    register: str
+    wanted: str | None = None
+    found: str | None = None
+    errno: str | None = None
+
+
+class _Rehearsal(msgspec.Struct):
+    findings: list[_Finding]
+
+
+class _Document(msgspec.Struct):
+    rehearsal: _Rehearsal
+
+
+def _of_document(text: str) -> list[Observation]:
+    """The findings of a rehearsal; nothing if the text is another."""
+    try:
+        findings = msgspec.json.decode(text, type=_Document).rehearsal.findings
+        return [one for finding in findings if (one := _of_finding(finding)) is not None]
+    except (msgspec.DecodeError, ValueError):
+        return []
+
+
+def _of_finding(finding: _Finding) -> Observation | None:
+    register = int(finding.register, 16)
+    wanted, own = (None if text is None else int(text, 16) for text in (finding.wanted, finding.found))
+    kind = {"unknown": ObservationKind.NOT_LISTED, "changed": ObservationKind.CHANGED}.get(finding.kind)
+    if finding.kind == "refused":
+        kind = _BY_ERRNO.get(finding.errno or "", ObservationKind.OTHER_ERROR)
+    if kind is None:
+        return None
+    values = "".join(f", {name} {value:#x}" for name, value in (("sent", wanted), ("there", own)) if value is not None)
+    said = f"rehearsed: {describe(register)} {finding.kind}{values}{f', {finding.errno}' if finding.errno else ''}"
+    return Observation(kind, said, register, wanted, own, finding.errno)
 
 
 def _of_line(line: str) -> Iterator[Observation]:
@@ -88,11 +134,9 @@ def _of_qemu(line: LogLine) -> Iterator[Observation]:
 
 def _of_proxyd(line: str, register: int, rest: str) -> Observation | None:
     if match := _KVM_REFUSES.search(rest):
-        kind = {"EINVAL": ObservationKind.REFUSED, "ENOENT": ObservationKind.HIDDEN}.get(match["errno"])
+        kind = _BY_ERRNO.get(match["errno"], ObservationKind.OTHER_ERROR)
         own = None if match["own"] is None else int(match["own"], 16)
-        return Observation(
-            kind or ObservationKind.OTHER_ERROR, line, register, int(match["wanted"], 16), own, match["errno"]
-        )
+        return Observation(kind, line, register, int(match["wanted"], 16), own, match["errno"])
     if match := _KVM_CHANGES.search(rest):
         return Observation(ObservationKind.CHANGED, line, register, int(match["wanted"], 16), int(match["own"], 16))
     if _NOT_THERE.search(rest):

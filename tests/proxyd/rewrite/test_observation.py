@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from formats.arm64.register_id import id_of
@@ -112,3 +115,43 @@ def test_what_names_no_register_counts_where_nothing_else_does() -> None:
         "qemu: load of migration failed: Invalid argument\n"
     )
     assert [one.said for one in found] == ["qemu: Invalid value 258 expecting positive value <= 257"]
+
+
+def finding(kind: str, register: int, **more: str) -> dict[str, Any]:
+    return {"vcpu": 0, "register": f"{register:#x}", "name": "X", "kind": kind, **more}
+
+
+def rehearsed(*findings: dict[str, Any]) -> str:
+    """What ``proxyd rehearse --json`` prints."""
+    rehearsal = {"loads": False, "kernel": "7.3", "findings": list(findings)}
+    return json.dumps({"version": 1, "command": "rehearse", "file": "s", "rehearsal": rehearsal}, indent=2)
+
+
+def test_a_rehearsal_s_document() -> None:
+    found = observations(
+        rehearsed(
+            finding("refused", PSCI, wanted="0x3", found="0x1", errno="EINVAL"),
+            finding("refused", PSCI, wanted="0x3", found="0x1", errno="EINVAL"),
+            finding("refused", SCTLR2, wanted="0x0", errno="ENOENT"),
+            finding("refused", MMFR3, wanted="0x0", found="0x1", errno="EBUSY"),
+            finding("unknown", PMMIR, wanted="0x0"),
+            finding("changed", PSCI, wanted="0x3", found="0x1"),
+            finding("missing", MMFR3, found="0x1"),
+        )
+    )
+    assert [(one.kind, one.register, one.wanted, one.own, one.errno) for one in found] == [
+        (K.REFUSED, PSCI, 3, 1, "EINVAL"),
+        (K.HIDDEN, SCTLR2, 0, None, "ENOENT"),
+        (K.OTHER_ERROR, MMFR3, 0, 1, "EBUSY"),
+        (K.NOT_LISTED, PMMIR, 0, None, None),
+        (K.CHANGED, PSCI, 3, 1, None),
+    ]
+    assert found[0].said == "rehearsed: FW_PSCI_VERSION (0x6030000000140000) refused, sent 0x3, there 0x1, EINVAL"
+    assert found[3].said == "rehearsed: PMMIR_EL1 (0x603000000013c4f6) unknown, sent 0x0"
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "{", rehearsed(), rehearsed(finding("refused", PSCI) | {"register": "PSCI"})]
+)
+def test_another_document_shows_nothing(text: str) -> None:
+    assert observations(text) == ()
