@@ -12,7 +12,8 @@ from typing import Final
 from formats.arm64.id_fields import fields_of
 from formats.arm64.register_id import name_of
 from formats.qemu_log import LogKind, LogLine
-from proxyd.rewrite.knowledge import CaseAction, Entry, Knowledge
+from proxyd.rewrite.knowledge import Case, CaseAction, Entry, Knowledge
+from proxyd.rewrite.verdict import Verdict
 
 _DOES: Final = {
     CaseAction.REMOVE: "removes it",
@@ -72,10 +73,15 @@ def _cases(entry: Entry | None, action: CaseAction, fields: set[str | None]) -> 
     for case in cases:
         field = "" if case.field is None else f"{case.field}: "
         when = "" if case.when is None else f" if {case.when}"
-        allowed = ", if allowed by name" if case.verdict > "neutral" else ""
-        yield "proxyd", f"{field}{case.verdict}{when}: {_DOES[action]}{allowed}: {case.reason}"
+        yield "proxyd", f"{field}{case.verdict}{when}: {_does(case)}: {case.reason}"
     if not cases:
         yield "proxyd", NOTHING_KNOWN
+
+
+def _does(case: Case) -> str:
+    if case.verdict is Verdict.UNKNOWN:
+        return "refuses the stream, and nobody can allow it"
+    return _DOES[case.action] + (", if allowed by name" if case.verdict is Verdict.LOSSY else "")
 
 
 def _hidden(entry: Entry | None, knowledge: Knowledge) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ evidence = "seen"
 [[entry.case]]
 action = "destination"
 field = "CCIDX"
-verdict = "neutral"
+verdict = "unknown"
 reason = "it is hidden"
 evidence = "seen"
 [[entry]]
@@ -103,7 +103,7 @@ evidence = "seen"
             (
                 ("sent", "0x1"),
                 ("proxyd", "NV: neutral if not listed(HCR_EL2): sends the destination's value: it has no EL2"),
-                ("proxyd", "CCIDX: neutral: sends the destination's value: it is hidden"),
+                ("proxyd", "CCIDX: unknown: refuses the stream, and nobody can allow it: it is hidden"),
             ),
         ),
         (
