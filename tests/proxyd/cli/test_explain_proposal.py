@@ -12,7 +12,7 @@ from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.profile import Profile
 from tests.proxyd.cli.command import FROM_7_3, RETURN_PATH, Run
-from tests.recorded import HOSTS
+from tests.recorded import HOSTS, STREAMS
 
 OLD, NEW = HOSTS / "6.12-neoverse-n1.json.xz", HOSTS / "7.3-neoverse-n1.json.xz"
 
@@ -42,6 +42,27 @@ def test_the_profile_makes_the_plan_load(run: Run, log: Path, tmp_path: Path) ->
     assert run("plan", "--destination", OLD, FROM_7_3).code == 3
     assert run("plan", "--destination", OLD, "--profile", profile, FROM_7_3).code == 3, "it has to be allowed by name"
     assert run("plan", "--destination", OLD, "--profile", profile, "--allow", "FW_PSCI_VERSION", FROM_7_3).code == 0
+
+
+# Linux 7.3 to 6.12 on neoverse-n1, what QEMU 11.1.3 printed at the destination.
+SEEN = """\
+qemu: handle_cpreg_only_in_incoming_stream: system register op0:3 op1:0 crn:9 crm:14 op2:6 in the incoming stream but \
+unknown on the destination: fail migration
+qemu: Could not set register fw reg 0 to 10003 (is 10001)
+qemu: Could not set register fw reg 0 to 10003 (is 10001)
+qemu: Failed to put registers after init: Invalid argument
+"""
+
+
+def test_a_real_log_and_a_real_stream(run: Run, log: Path) -> None:
+    log.write_text(SEEN)
+    stream = STREAMS / "7.3-11.1.3-neoverse-n1-plain-smp1.bin.xz"
+    ran = run("explain", "--propose", "--stream", stream, "--destination", OLD, log)
+    assert ran.code == 0
+    assert [type(rule).__name__ for rule in Profile.parse(ran.out.encode(), "p").rules] == ["Remove", "Set"]
+    assert (
+        '# With this profile, and allow = ["FW_PSCI_VERSION"], the plan for the stream is: loads rewritten.' in ran.out
+    )
 
 
 def test_json(run: Run, log: Path) -> None:

@@ -42,6 +42,12 @@ SEEN = {
     "kvm [1391179]:  { Op0( 3), Op1( 0), CRn( 9), CRm(14), Op2( 6), func_read },": "undefined instruction",
     "operation failed: migration out job: unexpectedly failed": "The connection went away",
     "Unable to write to socket: Broken pipe": "The connection went away",
+    # Seen when proxyd refuses (11.1.3): at the source, and at the destination.
+    "Unable to read from socket: Connection reset by peer": "The connection went away",
+    "qemu: load of migration failed: Input/output error: Failed to load section ID: stream error: -5: Unable to read "
+    "from socket: Connection reset by peer": "before the stream was whole",
+    # Seen when the destination's QEMU dies over a register (11.1.3), at the source.
+    "Channel error: Input/output error": "The connection went away",
 }  # fmt: skip
 
 
