@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from formats.arm64.register_id import name_of
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.profile import Profile
@@ -63,6 +64,28 @@ def test_a_real_log_and_a_real_stream(run: Run, log: Path) -> None:
     assert (
         '# With this profile, and allow = ["FW_PSCI_VERSION"], the plan for the stream is: loads rewritten.' in ran.out
     )
+
+
+# Linux 6.12 to 7.3 on max, the same.
+SEEN_ON_MAX = """\
+qemu: warning: handle_cpreg_missing_in_incoming_stream: system register op0:3 op1:0 crn:1 crm:0 op2:3 expected by the \
+destination but not in the incoming stream: skip it
+qemu: warning: handle_cpreg_missing_in_incoming_stream: fw feat reg 3 expected by the destination but not in the incoming \
+stream: skip it
+qemu: Could not set register system register op0:3 op1:0 crn:1 crm:0 op2:3: unknown to KVM
+qemu: Could not set register system register op0:3 op1:0 crn:1 crm:0 op2:3: unknown to KVM
+qemu: Failed to put registers after init: Invalid argument
+"""
+
+
+def test_a_real_log_about_a_hidden_register(run: Run, log: Path) -> None:
+    log.write_text(SEEN_ON_MAX)
+    stream = STREAMS / "6.12-10.0.13-max-plain-smp1.bin.xz"
+    ran = run("explain", "--propose", "--stream", stream, "--destination", HOSTS / "7.3-max.json.xz", log)
+    assert ran.code == 0
+    (rule,) = Profile.parse(ran.out.encode(), "p").rules
+    assert (type(rule).__name__, name_of(rule.register)) == ("SetBits", "ID_AA64MMFR3_EL1")
+    assert "# With this profile the plan for the stream is: loads rewritten." in ran.out
 
 
 def test_json(run: Run, log: Path) -> None:
