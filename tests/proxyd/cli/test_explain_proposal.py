@@ -70,8 +70,8 @@ def test_a_real_log_and_a_real_stream(run: Run, log: Path) -> None:
 SEEN_ON_MAX = """\
 qemu: warning: handle_cpreg_missing_in_incoming_stream: system register op0:3 op1:0 crn:1 crm:0 op2:3 expected by the \
 destination but not in the incoming stream: skip it
-qemu: warning: handle_cpreg_missing_in_incoming_stream: fw feat reg 3 expected by the destination but not in the incoming \
-stream: skip it
+qemu: warning: handle_cpreg_missing_in_incoming_stream: fw feat reg 3 expected by the destination but not in the \
+incoming stream: skip it
 qemu: Could not set register system register op0:3 op1:0 crn:1 crm:0 op2:3: unknown to KVM
 qemu: Could not set register system register op0:3 op1:0 crn:1 crm:0 op2:3: unknown to KVM
 qemu: Failed to put registers after init: Invalid argument
