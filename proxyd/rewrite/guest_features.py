@@ -15,11 +15,11 @@ from proxyd.rewrite.vcpu_features import described_for, features_of
 
 # Which option of QEMU's leaves a feature out (docs/system/arm/cpu-features.rst, hw/arm/virt.c).
 WITHOUT: Final = {
-    "pmu": "-cpu host,pmu=off",
-    "sve": "-cpu host,sve=off",
-    "pauth": "-cpu host,pauth=off",
-    "el2": "-M virt,virtualization=off",
-    "mte": "-M virt,mte=off",
+    "pmu": ("-cpu host", "pmu=off"),
+    "sve": ("-cpu host", "sve=off"),
+    "pauth": ("-cpu host", "pauth=off"),
+    "el2": ("-M virt", "virtualization=off"),
+    "mte": ("-M virt", "mte=off"),
 }
 
 # By the names that host descriptions use. PSCI cannot be left out.
@@ -94,5 +94,10 @@ def meet(
 
 
 def left_out(features: Collection[str]) -> str:
-    """How QEMU is told to leave these out."""
-    return ", ".join(WITHOUT.get(feature, f"without {feature}") for feature in features)
+    """How QEMU is told to leave these out: ``-cpu host,pmu=off,sve=off -M virt,mte=off``."""
+    options: dict[str, list[str]] = {}
+    for feature in features:
+        # A description may name features that nobody knows here.
+        option, *settings = WITHOUT.get(feature, (f"without {feature}",))
+        options.setdefault(option, []).extend(settings)
+    return " ".join(",".join((option, *settings)) for option, settings in options.items())

@@ -82,5 +82,5 @@ def test_the_features_of_a_guest(
 
 
 def test_how_qemu_is_told() -> None:
-    assert left_out(["pmu", "el2"]) == "-cpu host,pmu=off, -M virt,virtualization=off"
-    assert left_out(["new"]) == "without new"
+    assert left_out(["pmu", "el2", "sve"]) == "-cpu host,pmu=off,sve=off -M virt,virtualization=off"
+    assert left_out(["new", "pmu"]) == "without new -cpu host,pmu=off"
