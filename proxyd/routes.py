@@ -33,7 +33,11 @@ class RehearsalService:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, ready to carry migrations. ``rehearsal`` is None where nothing is rehearsed."""
+    """One route, ready to carry migrations.
+
+    ``rehearsal`` is None where nothing is rehearsed. ``host_file``: where the destination's description is from, for
+    hints.
+    """
 
     name: str
     listen: Address
@@ -43,6 +47,7 @@ class Route:
     stream_limits: StreamLimits
     times: SessionTimes
     rehearsal: RehearsalService | None = None
+    host_file: str | None = None
 
     def admits(self, host: str) -> bool:
         """Whether a source with this IP address may connect. Without networks, every source may."""

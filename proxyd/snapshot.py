@@ -82,6 +82,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             connect_s=limits.connect_time_s,
         ),
         rehearsal=RehearsalService(config.rehearsal.socket, config.rehearsal.answer_time_s) if route.rehearse else None,
+        host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
     )
 
 
