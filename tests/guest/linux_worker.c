@@ -2,7 +2,7 @@
  * across a live migration. One static program, the only one in its initramfs.
  *
  * It loads the modules in /modules/order, remembers the facts (see look_at_machine), and forks workers, each of
- * which does a round of work about five times a second and checks it:
+ * which does a round of work some three times a second and checks it:
  *
  *   timerN    on vCPU N: a high-resolution timer, never early, never very late; CLOCK_MONOTONIC never goes back,
  *             compared across vCPUs
@@ -13,7 +13,8 @@
  *   network   raw frames with a number go from eth0 to eth1 and back
  *   machine   collects all facts anew, with a new process that tells its HWCAPs. From time to time it takes a vCPU
  *             other than 0 offline and online again, since only then does Linux read the identification registers
- *             again: what it thinks of a difference is in /proc/sys/kernel/tainted
+ *             again: what it thinks of a difference is in /proc/sys/kernel/tainted. A round counts as five, since it
+ *             takes about as long as five of the others'
  *
  * What is printed, one line each; ticks come about twice a second:
  *
@@ -54,11 +55,12 @@ typedef unsigned long u64;
 #define MAX_CPUS 8
 #define MAX_FACTS 1024
 #define SECOND 1000000000ul
-#define ROUND (SECOND / 5)
+#define ROUND (SECOND / 3)
 #define TICK (SECOND / 2)
 #define VERY_LATE (30 * SECOND) /* a timer: the machine below may be busy */
 #define LOST_FRAMES 30          /* in a row, a second each: the network is dead */
-#define ROUNDS_PER_OFFLINE 8
+#define ROUNDS_PER_OFFLINE 4
+#define ROUND_COUNTS 5 /* of machine */
 #define BLOCK 4096
 #define ETHERTYPE 0x88b5 /* for local experiments */
 #define HWCAP_SVE_BIT (1 << 22)
@@ -183,7 +185,7 @@ struct vectors {
 static void keep_vectors(const struct vectors *in, struct vectors *out, int sve)
 {
 	const struct timespec pause = { 0, 20000000 };
-	u64 length = READ("cntfrq_el0") / 25;
+	u64 length = READ("cntfrq_el0") / 50;
 
 	if (sve) /* a system call may take the scalable part away: none here */
 		asm volatile(".arch_extension sve\n\t" EACH_VECTOR(LOAD_Z) EACH_PREDICATE(LOAD_P)
@@ -485,16 +487,16 @@ static void print_changes(void)
 
 static void machine(struct worker *w)
 {
-	for (;;) {
-		if (cpus > 1 && w->rounds % ROUNDS_PER_OFFLINE == ROUNDS_PER_OFFLINE - 1)
-			take_offline_and_online(1 + w->rounds / ROUNDS_PER_OFFLINE % (cpus - 1));
+	for (u64 round = 1;; round++) {
+		if (cpus > 1 && round % ROUNDS_PER_OFFLINE == 0)
+			take_offline_and_online(1 + round / ROUNDS_PER_OFFLINE % (cpus - 1));
 		look_at_machine();
 		print_changes();
+		__atomic_add_fetch(&w->rounds, ROUND_COUNTS - 1, __ATOMIC_RELAXED);
 		next_round(w);
+		sleep_until(now() + SECOND);
 	}
 }
-
-/* ---- init ---- */
 
 static void load_modules(void)
 {
