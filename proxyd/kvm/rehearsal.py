@@ -26,7 +26,8 @@ from proxyd.kvm.scratch import ScratchVcpu, ScratchVm, can_have_mte
 from proxyd.kvm.system import CallRefused, System
 from proxyd.rewrite.host import NOT_IN_LIST
 from proxyd.rewrite.plan import VcpuRegisters
-from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal, features_shown
+from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal
+from proxyd.rewrite.vcpu_features import features_shown
 
 # Registers that count on by themselves: what is read back is later than what was written, by less than this. All vCPUs
 # share one counter (from 6.4 on), so that the last vCPU's reading is what the first has, too, and may be earlier.

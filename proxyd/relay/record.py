@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from proxyd.journal import Journal, write_plan, write_refusals
 from proxyd.metrics import Direction, Metrics
-from proxyd.relay.intake import Intake
+from proxyd.relay.intake import Intake, Release
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.rewriter import RewriteRefused
@@ -56,12 +58,16 @@ class SessionRecord:
     def relayed(self, direction: Direction, count: int) -> None:
         """A leg has taken bytes."""
         self._bytes[direction] += count
-        self._metrics.count_bytes(self._route, direction, count)
+        with self._contained():
+            self._metrics.count_bytes(self._route, direction, count)
 
     def released(self, intake: Intake) -> None:
         """The commit point is passed, and the released bytes are with the kernel."""
-        if intake.released is None:
-            return
+        if intake.released is not None:
+            with self._contained():
+                self._tell_release(intake, intake.released)
+
+    def _tell_release(self, intake: Intake, released: Release) -> None:
         self._tell_rehearsal("passed")
         report = intake.rewriter.report
         if report is None:
@@ -74,8 +80,8 @@ class SessionRecord:
             "device state released",
             plan=None if report is None else report.plan.outcome.value,
             changes=None if report is None else len(report.plan.changes),
-            hold_s=intake.released.hold_s,
-            rewrite_s=intake.released.rewrite_s,
+            hold_s=released.hold_s,
+            rewrite_s=released.rewrite_s,
             rehearsal_s=self._rehearsal_s,
         )
 
@@ -100,6 +106,10 @@ class SessionRecord:
 
     def ended(self, ending: Ending, seconds: float, *, silent: bool) -> None:
         """The last line. ``silent``: the peer never said a byte, which port probes do all day."""
+        with self._contained():
+            self._tell_end(ending, seconds, silent=silent)
+
+    def _tell_end(self, ending: Ending, seconds: float, *, silent: bool) -> None:
         self._metrics.count_migration(self._route, ending.outcome.value)
         if self._planned and ending.outcome is Outcome.DESTINATION_FAILED:
             self.journal.warning(_PROPOSE, propose=propose_command(self._host_file))
@@ -117,6 +127,15 @@ class SessionRecord:
             bytes_to_source=self._bytes[Direction.TO_SOURCE],
             seconds=round(seconds, 3),
         )
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Past the commit point a guest runs on the destination, and a bug in telling of it must not cut it off."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - told if it can be, and never more than told
+            with suppress(Exception):
+                self.failed(error)
 
     def _tell_rehearsal(self, result: str) -> None:
         if self._rehearsal is None:

@@ -32,7 +32,8 @@ from proxyd.rehearsal_protocol import (
 from proxyd.rewrite.freshness import check_freshness
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.plan import Plan
-from proxyd.rewrite.rehearsal import Rehearsal, features_shown
+from proxyd.rewrite.rehearsal import Rehearsal
+from proxyd.rewrite.vcpu_features import features_shown
 from proxyd.routes import RehearsalService
 
 _CHUNK: Final = 1 << 18

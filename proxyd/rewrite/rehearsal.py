@@ -6,28 +6,17 @@ has no right on that device, and into logs and reports. ``docs/host-description.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Final
 
 import msgspec
 
-from formats.arm64.register_id import describe, id_of, name_of
+from formats.arm64.register_id import describe, name_of
 from proxyd.rewrite.plan import Refusal
 from proxyd.rewrite.verdict import Verdict
 
 JSON_VERSION: Final = 1
-
-
-# Features of a vCPU, by the register that KVM lists only with it. Not ID_AA64PFR0_EL1's fields, which a stream might
-# have wrong: then the rehearsal is to find out. The names are those of a host description's ``features``.
-SHOWN_BY: Final = {
-    "pmu": id_of("PMCR_EL0"),
-    "sve": id_of("ZCR_EL1"),
-    "pauth": id_of("APIAKEYLO_EL1"),
-    "el2": id_of("HCR_EL2"),
-    "mte": id_of("RGSR_EL1"),
-}
 
 
 class FindingKind(StrEnum):
@@ -159,11 +148,6 @@ class Rehearsal(msgspec.Struct, frozen=True):
             "seconds": round(self.seconds, 6),
             "findings": [finding.to_json_dict() for finding in self.findings],
         }
-
-
-def features_shown(registers: Container[int]) -> tuple[str, ...]:
-    """The features of a vCPU with these registers. PSCI is always one, as in QEMU."""
-    return ("psci", *(feature for feature, register in SHOWN_BY.items() if register in registers))
 
 
 def _hex(value: int | None) -> str:
