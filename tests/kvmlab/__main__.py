@@ -13,10 +13,11 @@ from pathlib import Path
 import trio
 
 from tests.kvmlab.catalogue import LabError, catalogue
-from tests.kvmlab.guest import GuestSpec, start_guest
+from tests.kvmlab.guest import PROGRAMS, GuestSpec, start_guest
 from tests.kvmlab.host import HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
 from tests.kvmlab.lab import Lab, open_lab, print_progress, set_up
+from tests.kvmlab.linux_image import LINUX
 from tests.kvmlab.matrix import Cell, leaves, parse_pair, run_matrix
 from tests.kvmlab.migration import migrate
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
         inner = arguments.qemu if isinstance(arguments.qemu, list) else [arguments.qemu]
-        images = set_up(kernels, print_progress, outer=arguments.outer, inner=inner)
+        linux = getattr(arguments, "program", "") == LINUX
+        images = set_up(kernels, print_progress, outer=arguments.outer, inner=inner, linux=linux)
         if arguments.verb is None:
             return 0
 
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     def add_guest(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--vcpus", type=int, default=1)
         sub.add_argument("--devices", default="plain", choices=known.devices)
-        sub.add_argument("--program", default="checker", choices=("checker", "plain-checker"))
+        sub.add_argument("--program", default="checker", choices=PROGRAMS)
 
     add("setup", "Fetch and build what hosts with these kernels need.", None, "KERNEL...")
     host = add("host", "Boot a host, tell how long it took, wait for Enter or the time limit.", _host, "KERNEL")
@@ -173,7 +175,7 @@ async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
         "memory_mib": spec.memory_mib,
         "devices": spec.devices,
         "capabilities": ["return-path"],
-        "guest": f"tests/guest/kvm_checker.c as {spec.program}",
+        "guest": f"tests/guest/{'linux_worker' if spec.program == LINUX else 'kvm_checker'}.c as {spec.program}",
         "ticks_before": list(before.counts),
         "made": "python -m tests.kvmlab capture",
         "bytes": len(stream),

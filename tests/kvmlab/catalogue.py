@@ -46,6 +46,7 @@ class Catalogue:
     cpu: str
     outer: str
     inner: str
+    linux: str
 
     def kernel(self, series: str) -> Kernel:
         """Return the kernel *series*, such as ``6.12``; raises LabError naming those there are."""

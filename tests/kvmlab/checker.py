@@ -52,6 +52,10 @@ class Checker:
         """Identification registers that are not what they were, which the guest only mentions."""
         return self._differences("identity")
 
+    def abilities(self) -> dict[str, str | None]:
+        """The checker says nothing of what it can do."""
+        return {}
+
     async def beyond(self, counts: tuple[int, ...]) -> Tick:
         """Wait until every vCPU has counted further than *counts*; raises LabError when one does not."""
 

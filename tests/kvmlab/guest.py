@@ -1,4 +1,4 @@
-"""One guest: QEMU under KVM in an emulated host, running the checker."""
+"""One guest: QEMU under KVM in an emulated host, running the checker or the Linux guest."""
 
 import contextlib
 import time
@@ -10,17 +10,21 @@ from tests.kvmlab.catalogue import LabError, catalogue
 from tests.kvmlab.checker import Checker
 from tests.kvmlab.feed import Feed, FeedEnded, first_of, read_lines, time_limit
 from tests.kvmlab.host import GATEWAY, INCOMING_PORT, Host
+from tests.kvmlab.linux_guest import LinuxFacts
+from tests.kvmlab.linux_image import ARGUMENTS, LINUX
 from tests.kvmlab.qmp import Qmp, QmpError
 
 START_SECONDS = 60
 EXIT_MARK = "kvmlab: QEMU exited with status "
+PROGRAMS = ("checker", "plain-checker", LINUX)
 
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
     """How to start QEMU. *qemu* is a series of lab.toml, *devices* one of its sets.
 
-    *program*: ``checker``, or ``plain-checker``, which leaves the PMU and the physical timer alone.
+    *program*: ``checker``; ``plain-checker``, which leaves the PMU and the physical timer alone; or ``linux``, for
+    hosts that were set up with it.
     """
 
     qemu: str
@@ -28,7 +32,11 @@ class GuestSpec:
     devices: str = "plain"
     program: str = "checker"
     cpu: str = "host"
-    memory_mib: int = 16
+
+    @property
+    def memory_mib(self) -> int:
+        """The guest's memory."""
+        return 192 if self.program == LINUX else 16
 
     def command(self) -> list[str]:
         """Return QEMU's arguments on the host, without the channels to the lab."""
@@ -38,7 +46,7 @@ class GuestSpec:
             *(f"{place}/lib/ld-linux-aarch64.so.1", "--library-path", f"{place}/lib", f"{place}/qemu"),
             *("-M", f"{known.qemu(self.qemu).machine},gic-version=3", "-accel", "kvm", "-cpu", self.cpu),
             *("-smp", str(self.vcpus), "-m", str(self.memory_mib), "-nodefaults", "-nographic"),
-            *("-kernel", f"/lab/{self.program}"),
+            *(ARGUMENTS if self.program == LINUX else ("-kernel", f"/lab/{self.program}")),
             *known.device_arguments(self.devices),
         ]
 
@@ -51,7 +59,8 @@ class Guest:
         self.spec = spec
         self.name = name
         self.output: Feed[str] = Feed(f"{name}: QEMU")
-        self.checker = Checker(Feed(f"{name}: guest"))
+        lines: Feed[str] = Feed(f"{name}: guest")
+        self.checker: Checker | LinuxFacts = LinuxFacts(lines) if spec.program == LINUX else Checker(lines)
         self._qmp: Qmp | None = None
         self.start_seconds = 0.0
 
@@ -75,8 +84,8 @@ class Guest:
             await self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
             if incoming:
                 await self.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{INCOMING_PORT}")
-            else:
-                await self.checker.some_more(1)
+        if not incoming:
+            await self.checker.some_more(1)
         self.start_seconds = time.monotonic() - started
 
     async def _connect(self, *, incoming: bool) -> tuple[trio.SocketStream, trio.SocketStream]:

@@ -76,6 +76,13 @@ def libraries(prefix: Path, binary: Path) -> dict[str, Path]:
 
 def modules_archive(kernel: FetchedKernel) -> bytes:
     """Return the modules of *kernel* that a host loads, and ``modules/order``, the order to load them in."""
+    archive = Cpio()
+    add_modules(archive, kernel, MODULES)
+    return archive.finish()
+
+
+def add_modules(archive: Cpio, kernel: FetchedKernel, wanted: Sequence[str]) -> None:
+    """Add the *wanted* modules of *kernel* and what they need, and ``modules/order``."""
     files = {_module_name(path.name): path for path in kernel.modules.rglob("*.ko*")}
     contents: dict[str, bytes] = {}
 
@@ -90,13 +97,11 @@ def modules_archive(kernel: FetchedKernel) -> bytes:
             add(_module_name(needed))
         contents[name] = data
 
-    for module in MODULES:
+    for module in wanted:
         add(module)
-    archive = Cpio()
     for name, data in contents.items():
         archive.add_file(f"modules/{name}.ko", data)
     archive.add_file("modules/order", "".join(f"{name}.ko\n" for name in contents).encode())
-    return archive.finish()
 
 
 def _module_name(file_name: str) -> str:

@@ -12,6 +12,7 @@ from tests.debian import command_in
 from tests.kvmlab.catalogue import catalogue
 from tests.kvmlab.host import Host, HostSpec
 from tests.kvmlab.initramfs import base_archive, modules_archive
+from tests.kvmlab.linux_image import linux_archive
 from tests.kvmlab.packages import FetchedKernel, Progress, fetch_inner_qemu, fetch_kernel, fetch_outer_qemu
 from tests.kvmlab.process import Process
 from tests.kvmlab.programs import build_programs
@@ -29,13 +30,20 @@ class Images:
     outer_command: tuple[str, ...]
     kernels: dict[str, FetchedKernel]
     base: bytes
+    linux: bytes
 
 
 def set_up(
-    kernels: Sequence[str], progress: Progress, *, outer: str | None = None, inner: Sequence[str] = ()
+    kernels: Sequence[str],
+    progress: Progress,
+    *,
+    outer: str | None = None,
+    inner: Sequence[str] = (),
+    linux: bool = False,
 ) -> Images:
     """Fetch and build what hosts with these *kernels* and *inner* QEMUs need; quick when it is there already.
 
+    *linux*: the hosts get the Linux guest as well.
     Raises LabError, which says what could not be had.
     """
     known = catalogue()
@@ -46,11 +54,13 @@ def set_up(
     progress(f"inner QEMU {', '.join(inner or (known.inner,))} is there ({time.monotonic() - start:.1f} s)")
     fetched = {series: fetch_kernel(known.kernel(series), progress) for series in dict.fromkeys(kernels)}
     progress(f"kernels {', '.join(fetched)} are there ({time.monotonic() - start:.1f} s)")
-    base = base_archive(qemus, build_programs())
+    programs = build_programs()
+    base = base_archive(qemus, programs)
+    guest = linux_archive(fetch_kernel(known.kernel(known.linux), progress), programs) if linux else b""
     progress(f"programs and root file system are there ({time.monotonic() - start:.1f} s)")
     command = command_in(outer_prefix, "usr/bin/qemu-system-aarch64")
     data = ["-L", str(outer_prefix / "usr/share/qemu")]
-    return Images((*command, *data), fetched, base)
+    return Images((*command, *data), fetched, base, guest)
 
 
 class Lab:
@@ -67,7 +77,8 @@ class Lab:
         kernel = self._images.kernels[spec.kernel]
         host = Host(spec, kernel.release, self._nursery)
         self._hosts.append(host)
-        await host.boot(self._images.outer_command, kernel.image, (self._images.base, modules_archive(kernel), *more))
+        archives = (self._images.base, modules_archive(kernel), self._images.linux, *more)
+        await host.boot(self._images.outer_command, kernel.image, archives)
         self.progress(f"host {kernel.release} on {spec.cpu}: up after {host.boot_seconds:.1f} s")
         return host
 

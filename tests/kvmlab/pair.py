@@ -1,6 +1,6 @@
 """One pair of hosts: a guest moves directly, and through proxyd. What the test and the matrix both do."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from tests.kvmlab.guest import Guest, GuestSpec, start_guest
 from tests.kvmlab.host import Host, HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
 from tests.kvmlab.lab import Lab
+from tests.kvmlab.linux_guest import Change
 from tests.kvmlab.migration import Arrival, Outcome, migrate
 from tests.kvmlab.proxy import proxyd
 
@@ -24,7 +25,8 @@ class Attempt:
     """One migration and what the guest says afterwards, where it runs (None: nowhere).
 
     The counts are each vCPU's timer interrupts: the last that the source showed before the migration ended, the
-    first that showed afterwards, and the last that was waited for.
+    first that showed afterwards, and the last that was waited for. *abilities*: what the Linux guest said that it can
+    do, each with None or why it cannot.
     """
 
     outcome: Outcome
@@ -33,8 +35,9 @@ class Attempt:
     counts_resumed: tuple[int, ...]
     counts_after: tuple[int, ...]
     clean: bool
-    changed: tuple[Difference, ...]
-    identity: tuple[Difference, ...]
+    changed: tuple[Difference | Change, ...]
+    identity: tuple[Difference | Change, ...]
+    abilities: dict[str, str | None] = field(default_factory=dict)
     proxy_log: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -135,6 +138,7 @@ async def _attempt(lab: Lab, source: Guest, destination: Guest, port: int) -> At
         clean=tick.clean,
         changed=tuple(checker.changed()),
         identity=tuple(checker.identity()),
+        abilities=source.checker.abilities(),
     )
 
 

@@ -24,11 +24,12 @@ _BARE_METAL = [
 _COMMANDS = {
     "checker": _BARE_METAL,
     "plain-checker": ["-DPLAIN=1", *_BARE_METAL],
+    "linux-worker": ["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", str(GUESTS / "linux_worker.c")],
     "reglist": ["-O2", "-Wall", "-Wextra", "-Werror", "-static", str(INSIDE / "reglist.c")],
 }
 """Name of each program -> the compiler's arguments."""
 
-_SOURCES = (GUESTS / "kvm_checker.c", GUESTS / "kvm_checker.ld", INSIDE / "reglist.c", Path(__file__))
+_SOURCES = (*sorted(GUESTS.glob("*")), INSIDE / "reglist.c", Path(__file__))
 
 
 def build_programs() -> Path:
