@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import lzma
+import os
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from tests.kvmlab.matrix import Cell, leaves, parse_pair, run_matrix
 from tests.kvmlab.migration import migrate
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
 from tests.kvmlab.recorder import recording_relay
+from tests.kvmlab.selection import selected
 
 Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
 
@@ -29,8 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; return 0, 1 when it ended with an error, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
     try:
-        kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
-        inner = arguments.qemu if isinstance(arguments.qemu, list) else [arguments.qemu]
+        if arguments.verb is _matrix:
+            arguments.cells = _cells(arguments)
+            kernels = [kernel for cell in arguments.cells for kernel in (cell.source, cell.destination)]
+            inner = list(dict.fromkeys(cell.guest.qemu for cell in arguments.cells))
+        else:
+            kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
+            inner = [arguments.qemu]
         images = set_up(kernels, print_progress, outer=arguments.outer, inner=inner)
         if arguments.verb is None:
             return 0
@@ -59,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, verb: Verb | None, kernels: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(verb=verb)
-        number = "+" if kernels.endswith("...") else 1
+        number = "*" if verb is _matrix else "+" if kernels.endswith("...") else 1
         sub.add_argument("kernels", nargs=number, metavar=kernels, help=f"of {', '.join(known.kernels)}")
         sub.add_argument("--outer", default=known.outer, choices=known.qemus, help="QEMU that emulates the hosts")
         sub.add_argument("--time-limit", type=float, default=30, metavar="MINUTES", help="(default: %(default)s)")
@@ -81,6 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     move = add("migrate", "Move a guest live, directly and through proxyd.", _migrate, "SOURCE:DESTINATION")
     move.add_argument("--direct-only", action="store_true")
     matrix = add("matrix", "Move guests between many pairs; results as JSON lines.", _matrix, "SOURCE:DESTINATION...")
+    matrix.add_argument("--all", dest="selection", action="store_const", const="all", help="the whole of matrix.toml")
+    matrix.add_argument("--chosen", dest="selection", action="store_const", const="chosen", help="CI's part of it")
+    matrix.add_argument("--jobs", type=int, default=3, help="cells at a time (default: %(default)s)")
+    matrix.set_defaults(time_limit=240)
     matrix.add_argument("--cpu", nargs="+", default=[known.cpu], help="CPUs of the hosts (default: %(default)s)")
     matrix.add_argument("--qemu", nargs="+", default=[known.inner], choices=known.qemus, help="QEMUs in the hosts")
     matrix.add_argument(
@@ -134,15 +145,26 @@ async def _migrate(lab: Lab, arguments: argparse.Namespace) -> int:
     return 0 if last.runs_on == "destination" and last.clean else 1
 
 
-async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
+def _cells(arguments: argparse.Namespace) -> list[Cell]:
+    """Return the cells that were asked for; raises LabError when there is none."""
+    if arguments.selection:
+        return selected(arguments.selection)
     cells = [
         Cell(*parse_pair(pair), cpu, GuestSpec(qemu, arguments.vcpus, arguments.devices, arguments.program))
         for cpu in arguments.cpu
         for qemu in arguments.qemu
         for pair in arguments.kernels
     ]
+    if not cells:
+        raise LabError("no pair: name some, or --all, or --chosen")
+    return cells
+
+
+async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
+    os.nice(5)  # it takes hours, and leaves the machine to others; hosts inherit it
     with tempfile.TemporaryDirectory() as directory:
-        return 1 if await run_matrix(lab, cells, arguments.results, Path(directory)) else 0
+        errors = await run_matrix(lab, arguments.cells, arguments.results, Path(directory), arguments.jobs)
+    return 1 if errors else 0
 
 
 async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
