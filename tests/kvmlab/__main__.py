@@ -17,11 +17,14 @@ from tests.kvmlab.catalogue import LabError, catalogue
 from tests.kvmlab.guest import GuestSpec, start_guest
 from tests.kvmlab.host import HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
+from tests.kvmlab.judgement import mismatches
 from tests.kvmlab.lab import Lab, open_lab, print_progress, set_up
 from tests.kvmlab.matrix import Cell, leaves, parse_pair, run_matrix
 from tests.kvmlab.migration import migrate
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
 from tests.kvmlab.recorder import recording_relay
+from tests.kvmlab.report import page
+from tests.kvmlab.results import read_results, write_short
 from tests.kvmlab.selection import selected
 
 Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
@@ -30,6 +33,8 @@ Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return 0, 1 when it ended with an error, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
+    if arguments.verb is _report:
+        return _report(arguments)
     try:
         if arguments.verb is _matrix:
             arguments.cells = _cells(arguments)
@@ -105,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
     shell.add_argument("command", nargs="?")
     for sub in (guest, move, matrix, capture):
         add_guest(sub)
+    report = verbs.add_parser("report", help="Write docs/compatibility.md from a matrix's results.")
+    report.set_defaults(verb=_report)
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="later ones take earlier ones' place")
+    report.add_argument("-o", dest="page", type=Path, metavar="PAGE", help="(default: standard output)")
+    report.add_argument("--keep", type=Path, metavar="FILE.jsonl.xz", help="write the short form of the results, too")
     return parser
 
 
@@ -165,6 +175,19 @@ async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as directory:
         errors = await run_matrix(lab, arguments.cells, arguments.results, Path(directory), arguments.jobs)
     return 1 if errors else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Write the page; 1 when it has a mismatch, or a cell that broke off."""
+    results = read_results(arguments.results)
+    if arguments.keep:
+        write_short(results, arguments.keep)
+    text = page(results)
+    if arguments.page:
+        arguments.page.write_text(text)
+    else:
+        print(text, end="")
+    return 1 if results.broken or any(list(mismatches(cell, results)) for cell in results.cells.values()) else 0
 
 
 async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
