@@ -33,10 +33,11 @@ Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return 0, 1 when it ended with an error, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
-    if arguments.verb is _report:
+    verb: Verb | None = arguments.verb
+    if verb is None and "results" in arguments:
         return _report(arguments)
     try:
-        if arguments.verb is _matrix:
+        if verb is _matrix:
             arguments.cells = _cells(arguments)
             kernels = [kernel for cell in arguments.cells for kernel in (cell.source, cell.destination)]
             inner = list(dict.fromkeys(cell.guest.qemu for cell in arguments.cells))
@@ -44,13 +45,13 @@ def main(argv: list[str] | None = None) -> int:
             kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
             inner = [arguments.qemu]
         images = set_up(kernels, print_progress, outer=arguments.outer, inner=inner)
-        if arguments.verb is None:
+        if verb is None:
             return 0
 
         async def run() -> int:
             async with open_lab(images) as lab:
                 with trio.fail_after(arguments.time_limit * 60):
-                    return int(await arguments.verb(lab, arguments))
+                    return await verb(lab, arguments)
 
         return trio.run(run)
     except* LabError as group:
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (guest, move, matrix, capture):
         add_guest(sub)
     report = verbs.add_parser("report", help="Write docs/compatibility.md from a matrix's results.")
-    report.set_defaults(verb=_report)
+    report.set_defaults(verb=None)
     report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="later ones take earlier ones' place")
     report.add_argument("-o", dest="page", type=Path, metavar="PAGE", help="(default: standard output)")
     report.add_argument("--keep", type=Path, metavar="FILE.jsonl.xz", help="write the short form of the results, too")

@@ -25,7 +25,7 @@ def plan_of(result: Result, results: Results) -> Plan:
         host_description(dict(results.hosts[f"{kernel} {result.cpu}"]), result.qemu)
         for kernel in (result.source, result.destination)
     )
-    return plan_between(source, destination, result.vcpus)
+    return plan_between(source, destination, result.vcpus, result.allow)
 
 
 def unnamed(result: Result) -> tuple[Noticed, ...]:

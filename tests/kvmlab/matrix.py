@@ -36,17 +36,22 @@ Place = tuple[HostSpec, int]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One experiment: a guest like *guest* from one kernel to another, both on *cpu*."""
+    """One experiment: a guest like *guest* from one kernel to another, both on *cpu*.
+
+    *allow*: the registers that proxyd may change with loss.
+    """
 
     source: str
     destination: str
     cpu: str
     guest: GuestSpec
+    allow: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """Name the experiment in the results file."""
-        return f"{self.source}:{self.destination} {self.cpu} {self.guest.key}"
+        allow = f" {','.join(self.allow)}" if self.allow else ""
+        return f"{self.source}:{self.destination} {self.cpu} {self.guest.key}{allow}"
 
     @property
     def places(self) -> tuple[Place, Place]:
@@ -161,11 +166,13 @@ class _Run:
             await self._describe(station, cell.guest)
         # Before anything moves, and from what the hosts say of themselves alone.
         qemu = cell.guest.qemu
-        row["predicted"] = predict(source.description(qemu), destination.description(qemu), cell.guest.vcpus)
+        row["predicted"] = predict(
+            source.description(qemu), destination.description(qemu), cell.guest.vcpus, cell.allow
+        )
         hosts = (source.host, destination.host)
         row["releases"] = [host.release for host in hosts]
         row["direct"] = (await attempt_directly(self._lab, hosts, cell.guest)).to_json()
-        proxy = await destination.proxy(qemu)
+        proxy = await destination.proxy(qemu, cell.allow)
         row["proxied"] = (await attempt_through(self._lab, hosts, cell.guest, proxy)).to_json()
 
     async def _describe(self, station: Station, guest: GuestSpec) -> None:

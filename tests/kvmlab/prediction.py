@@ -1,19 +1,20 @@
 """What proxyd says will become of a guest, from two host descriptions alone: `proxyd plan` for a fresh guest."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
-from formats.arm64.register_id import name_of
+from formats.arm64.register_id import id_of, name_of
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Plan, VcpuRegisters, make_plan
 
 
-def plan_between(source: bytes, destination: bytes, vcpus: int) -> Plan:
-    """Plan for a guest that has just been started on *source*; both are host descriptions."""
+def plan_between(source: bytes, destination: bytes, vcpus: int, allow: Iterable[str] = ()) -> Plan:
+    """Plan for a guest that has just been started on *source*; both are host descriptions. *allow*: by name."""
     fresh = _parsed(source).registers
     guest = [VcpuRegisters(vcpu, fresh) for vcpu in range(vcpus)]
-    return make_plan(guest, Destination(_parsed(destination)), Knowledge.builtin())
+    return make_plan(guest, Destination(_parsed(destination)), Knowledge.builtin(), frozenset(map(id_of, allow)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -21,9 +22,9 @@ def _parsed(description: bytes) -> HostDescription:
     return HostDescription.parse(description, "host")
 
 
-def predict(source: bytes, destination: bytes, vcpus: int) -> dict[str, Any]:
+def predict(source: bytes, destination: bytes, vcpus: int, allow: Iterable[str] = ()) -> dict[str, Any]:
     """Return the plan's outcome, changes, refusals and notices for a results file."""
-    return plan_row(plan_between(source, destination, vcpus))
+    return plan_row(plan_between(source, destination, vcpus, allow))
 
 
 def plan_row(plan: Plan) -> dict[str, Any]:

@@ -55,20 +55,24 @@ class Part(NamedTuple):
 
     cpu: str
     guest: str
+    allow: tuple[str, ...]
 
     def __str__(self) -> str:
         qemu, vcpus, devices, program = self.guest.split()
         many = "1 vCPU" if vcpus == "1" else f"{vcpus} vCPUs"
         also = "" if program == "checker" else f", {program}"
-        return f"{self.cpu}, QEMU {qemu}, {many}, {devices} devices{also}"
+        allow = f", allowed to lose {', '.join(self.allow)}" if self.allow else ""
+        return f"{self.cpu}, QEMU {qemu}, {many}, {devices} devices{also}{allow}"
 
 
 def page(results: Results) -> str:
     """Return the whole page."""
-    cells = sorted(results.cells.values(), key=lambda c: (c.cpu, c.guest, release(c.source), release(c.destination)))
+    cells = sorted(
+        results.cells.values(), key=lambda c: (c.cpu, c.allow, c.guest, release(c.source), release(c.destination))
+    )
     parts: dict[Part, list[Result]] = defaultdict(list)
     for cell in cells:
-        parts[Part(cell.cpu, cell.guest)].append(cell)
+        parts[Part(cell.cpu, cell.guest, cell.allow)].append(cell)
     sections = [
         [HEAD, *_what(results, cells)],
         ["## In short", "", *_summary(parts)],
@@ -168,7 +172,7 @@ def _changes(cells: Sequence[Result]) -> Iterator[str]:
 
 
 def _found(cells: Sequence[Result]) -> Iterator[str]:
-    yield "*Named*: by proxyd, as a change that it made, or in a notice: of a register that the stream does not carry, say."
+    yield "*Named*: by proxyd, as a change that it made, or in a notice (the stream does not carry it, say)."
     yield ""
 
     def named(cell: Result) -> set[tuple[Noticed, str, str]]:
@@ -218,8 +222,9 @@ def _silent(cells: Sequence[Result]) -> Iterator[str]:
     if lost:
         kernels = {cell.source for cell, move in stayed if move.changed}
         yield ""
-        yield f"A guest that stays on its source after a migration that failed or was refused finds {', '.join(sorted(lost))}"
-        yield f"changed there, on Linux {_kernels_text(kernels)}: its own kernel does that (`docs/kvmlab.md`)."
+        names = ", ".join(sorted(lost))
+        yield "A guest that stays on its source after a migration that failed or was refused finds registers changed by its"
+        yield f"own kernel, on Linux {_kernels_text(kernels)}: {names} (`docs/kvmlab.md`)."
 
 
 def _errors(cells: Sequence[Result]) -> Iterator[str]:
@@ -233,7 +238,8 @@ def _error(lines: Sequence[str]) -> str:
     """The lines that tell, numbers left out where they differ from pair to pair."""
     telling = [line.removeprefix("qemu: ") for line in lines if "warning:" not in line]
     telling = [line for line in telling if not line.startswith("error while loading state for instance")]
-    return "<br>".join(dict.fromkeys(re.sub(r"(value |<= )\d+", r"\1N", line) for line in telling))
+    alike = (re.sub(r"(value |<= )\d+", r"\1N", re.sub(r"(demuxed reg) \w+", r"\1 N", line)) for line in telling)
+    return "<br>".join(dict.fromkeys(alike))
 
 
 def _mismatches(results: Results, cells: Sequence[Result]) -> Iterator[str]:
@@ -259,7 +265,7 @@ def _where(cells: Sequence[Result]) -> str:
     """Say which cells: pairs, and for each set of pairs the CPUs and QEMUs that it is true for."""
     pairs: dict[Part, set[tuple[str, str]]] = defaultdict(set)
     for cell in cells:
-        pairs[Part(cell.cpu, cell.guest)].add((cell.source, cell.destination))
+        pairs[Part(cell.cpu, cell.guest, cell.allow)].add((cell.source, cell.destination))
     alike: dict[str, list[Part]] = defaultdict(list)
     for part, found in pairs.items():
         alike[_pairs_text(found)].append(part)
@@ -270,7 +276,8 @@ def _parts_text(parts: Sequence[Part]) -> str:
     by_cpu: dict[str, list[str]] = defaultdict(list)
     for part in parts:
         qemu, vcpus, *_ = part.guest.split()
-        by_cpu[part.cpu].append(qemu if vcpus == "1" else f"{qemu} with {vcpus} vCPUs")
+        more = ("" if vcpus == "1" else f" with {vcpus} vCPUs") + (" and leave to lose" if part.allow else "")
+        by_cpu[part.cpu].append(qemu + more)
     return ", ".join(f"{cpu}: {' '.join(qemus)}" for cpu, qemus in by_cpu.items())
 
 

@@ -83,6 +83,7 @@ class Result:
     vcpus: int
     devices: str
     program: str
+    allow: tuple[str, ...]
     date: str
     direct: Move
     proxied: Move
@@ -96,7 +97,8 @@ class Result:
     @property
     def key(self) -> str:
         """The cell's key."""
-        return f"{self.source}:{self.destination} {self.cpu} {self.guest}"
+        allow = f" {','.join(self.allow)}" if self.allow else ""
+        return f"{self.source}:{self.destination} {self.cpu} {self.guest}{allow}"
 
     @property
     def upwards(self) -> bool:
@@ -153,7 +155,8 @@ def write_short(results: Results, path: Path) -> None:
 
 def _short(row: Mapping[str, Any]) -> Result:
     cell = row["cell"]
-    return Result(**{**cell, "direct": _short_move(cell["direct"]), "proxied": _short_move(cell["proxied"])})
+    moves = {name: _short_move(cell[name]) for name in ("direct", "proxied")}
+    return Result(**{**cell, **moves, "allow": tuple(cell["allow"])})
 
 
 def _short_move(row: Mapping[str, Any]) -> Move:
@@ -170,7 +173,7 @@ def _short_move(row: Mapping[str, Any]) -> Move:
 
 
 def _condensed(row: Mapping[str, Any]) -> Result:
-    pair, cpu, qemu, vcpus, devices, program = row["key"].split()
+    pair, cpu, qemu, vcpus, devices, program, *allow = row["key"].split()
     source, _, destination = pair.partition(":")
     return Result(
         source=source,
@@ -180,6 +183,7 @@ def _condensed(row: Mapping[str, Any]) -> Result:
         vcpus=int(vcpus),
         devices=devices,
         program=program,
+        allow=tuple(allow[0].split(",")) if allow else (),
         date=row["started"][:10],
         direct=_condensed_move(row["direct"]),
         proxied=_condensed_move(row["proxied"]),

@@ -34,7 +34,7 @@ def _cells(part: dict[str, Any], kernels: list[str]) -> Iterator[Cell]:
         for qemu in part["qemus"]:
             guest = GuestSpec(qemu, part.get("vcpus", 1), part.get("devices", "plain"))
             for source, destination in pairs:
-                yield Cell(source, destination, cpu, guest)
+                yield Cell(source, destination, cpu, guest, tuple(part.get("allow", ())))
 
 
 def every_pair(kernels: list[str]) -> list[tuple[str, str]]:

@@ -36,21 +36,22 @@ class Station:
         self.gone = trio.Event()
         self._nursery = nursery
         self._directory = directory
-        self._proxies: dict[str, Proxy] = {}
+        self._proxies: dict[tuple[str, tuple[str, ...]], Proxy] = {}
 
     def description(self, qemu: str) -> bytes:
         """Describe the host, for guests of QEMU *qemu*."""
         return host_description(self.listed, qemu)
 
-    async def proxy(self, qemu: str) -> Proxy:
-        """Return the proxyd that leads to this host, where QEMU *qemu* loads the guest."""
-        if qemu not in self._proxies:
-            self._proxies[qemu] = await self._nursery.start(self._serve, qemu)
-        return self._proxies[qemu]
+    async def proxy(self, qemu: str, allow: tuple[str, ...] = ()) -> Proxy:
+        """Return the proxyd that leads to this host, where QEMU *qemu* loads the guest, with this allow list."""
+        key = (qemu, allow)
+        if key not in self._proxies:
+            self._proxies[key] = await self._nursery.start(self._serve, qemu, allow)
+        return self._proxies[key]
 
-    async def _serve(self, qemu: str, task_status: trio.TaskStatus[Proxy]) -> None:
+    async def _serve(self, qemu: str, allow: tuple[str, ...], task_status: trio.TaskStatus[Proxy]) -> None:
         directory = Path(tempfile.mkdtemp(dir=self._directory))
-        async with proxyd(directory, self.host.incoming_port, self.description(qemu)) as proxy:
+        async with proxyd(directory, self.host.incoming_port, self.description(qemu), allow) as proxy:
             task_status.started(proxy)
             await self.leave.wait()
 
