@@ -159,7 +159,7 @@ async def _migrate(lab: Lab, arguments: argparse.Namespace) -> int:
 def _cells(arguments: argparse.Namespace) -> list[Cell]:
     """Return the cells that were asked for; raises LabError when there is none."""
     if arguments.selection:
-        return selected(arguments.selection)
+        return list(selected(arguments.selection))
     cells = [
         Cell(*parse_pair(pair), cpu, GuestSpec(qemu, arguments.vcpus, arguments.devices, arguments.program))
         for cpu in arguments.cpu

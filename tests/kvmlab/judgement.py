@@ -1,12 +1,18 @@
-"""Whether a cell was as proxyd said: what `proxyd plan` predicted against what the kernels then did, and the report
-against what the guest found."""
+"""Whether a cell was as proxyd says: what `proxyd plan` predicts against what the kernels did, and the report against
+what the guest found.
 
-from collections.abc import Iterator
+Predictions are made again, with today's rules, from what the two hosts said of themselves; so a change of the rules is
+judged by what was measured before it. Where it changes what proxyd does, the cell is to be measured again.
+"""
 
+import re
+from collections.abc import Iterable, Iterator
+
+from formats.arm64.register_id import name_of
 from proxyd.rewrite.plan import Plan
 from tests.kvmlab.hostdesc import host_description
 from tests.kvmlab.prediction import plan_between
-from tests.kvmlab.results import Noticed, Result, Results
+from tests.kvmlab.results import Noticed, Refusal, Result, Results, refusal_of
 
 STORED_AS = {
     "CNTP_CVAL_EL0": "PTIMER_CVAL",
@@ -28,13 +34,15 @@ def plan_of(result: Result, results: Results) -> Plan:
     return plan_between(source, destination, result.vcpus, result.allow)
 
 
-def unnamed(result: Result) -> tuple[Noticed, ...]:
-    """What the guest found different after a load through proxyd, and proxyd's log does not name."""
+def unnamed(result: Result, plan: Plan) -> tuple[Noticed, ...]:
+    """What the guest found different after a load through proxyd, and neither proxyd's log names nor *plan*."""
     move = result.proxied
     if move.end != "loads":
         return ()
-    named = {touched.register.partition(".")[0] for touched in move.touched} | set(move.told)
-    named |= {name.partition("[")[0] for name in named}
+    named = {touched.register for touched in move.touched} | set(move.told)
+    named |= {name_of(change.register) for change in plan.changes}
+    named |= {name_of(notice.register) for notice in plan.notices if notice.register is not None}
+    named |= {re.split(r"[.\[]", name)[0] for name in named}
     return tuple(each for each in move.noticed if not {each.register, STORED_AS.get(each.register)} & named)
 
 
@@ -50,12 +58,37 @@ def mismatches(result: Result, results: Results) -> Iterator[str]:
     if move.end == "loads" == expected and planned != done:
         yield f"predicted changes {sorted(planned - done)} that were not made, made {sorted(done - planned)}"
     if move.end == "refused":
-        wanted, found = {str(r) for r in plan.refusals}, set(move.refusals)
+        # Not by value: the plan is for a guest that has just been started.
+        wanted, found = ({refusal_of(text) for text in texts} for texts in (map(str, plan.refusals), move.refusals))
         if wanted != found:
-            yield f"predicted refusals {sorted(wanted - found)} that were not, found {sorted(found - wanted)}"
+            yield f"predicted refusals {_names(wanted - found)} that were not, found {_names(found - wanted)}"
     if move.end == "loads" and move.runs_on != "destination":
         yield "loaded through proxyd, and the guest does not count on"
     if move.end != "loads" and move.runs_on != "source":
         yield "not loaded through proxyd, and the guest does not count on at its source"
-    for noticed in unnamed(result):
+    for noticed in unnamed(result, plan):
         yield f"proxyd does not name {noticed}"
+
+
+def _names(refusals: Iterable[Refusal]) -> list[str]:
+    return sorted(refusal.register or refusal.reason for refusal in refusals)
+
+
+def shows(result: Result, what: str) -> bool:
+    """Tell whether *result* shows *what*.
+
+    ``directly loads``, ``directly: TEXT`` (in an error of the destination's QEMU), ``loads as it is``,
+    ``refuse REGISTER``, or an action on a register or a field, such as ``remove TCR2_EL1``.
+    """
+    direct, proxied = result.direct, result.proxied
+    if what == "directly loads":
+        return direct.end == "loads"
+    if what == "loads as it is":
+        return proxied.end == "loads" and not proxied.touched
+    if what.startswith("directly: "):
+        return direct.end == "fails" and any(what.removeprefix("directly: ") in line for line in direct.errors)
+    if what.startswith("refuse "):
+        return proxied.end == "refused" and any(
+            f": {what.removeprefix('refuse ')} (" in text for text in proxied.refusals
+        )
+    return proxied.end == "loads" and any(touched.what == what for touched in proxied.touched)

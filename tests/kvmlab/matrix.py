@@ -206,8 +206,9 @@ class _Run:
             await station.gone.wait()
 
     async def _close_idle(self) -> None:
-        """End the hosts that no waiting cell takes."""
-        wanted = {place for cell in self._waiting for place in cell.places} | self._taken
+        """End the hosts that no waiting cell takes before the CPU changes: together they would not fit into memory."""
+        now = [cell for cell in self._waiting if cell.cpu == self._waiting[0].cpu]
+        wanted = {place for cell in now for place in cell.places} | self._taken
         for place in [place for place in self._up if place not in wanted]:
             await self._close(place)
 

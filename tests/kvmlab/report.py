@@ -6,16 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from tests.kvmlab.catalogue import catalogue
-from tests.kvmlab.judgement import STORED_AS, mismatches, unnamed
-from tests.kvmlab.results import Move, Noticed, Result, Results, release
+from tests.kvmlab.judgement import STORED_AS, mismatches, plan_of, unnamed
+from tests.kvmlab.results import Move, Noticed, Result, Results, refusal_of, release
 
 KERNELS = tuple(catalogue().kernels)
 """In the order of their releases, so that neighbours can be shown as a range."""
 
-REFUSAL = re.compile(
-    r"vcpu \d+: (?P<register>\S+) \(0x[0-9a-f]+\)(?: field (?P<field>\S+))?(?: = 0x[0-9a-f]+)?"
-    r"(?:, 0x[0-9a-f]+ at the destination)?: (?P<verdict>\w+): (?P<reason>.*?)(?: \(allow = .*\))?"
-)
 DEMUX = re.compile(r"DEMUX_CCSIDR\[\d+\]")
 
 HEAD = """\
@@ -40,14 +36,6 @@ Rows are sources, columns destinations. Left of the slash what happens directly,
 
 
 Key = TypeVar("Key")
-
-
-class Refusal(NamedTuple):
-    """What a refusal is about, without vCPU and values."""
-
-    register: str
-    verdict: str
-    reason: str
 
 
 class Part(NamedTuple):
@@ -79,7 +67,7 @@ def page(results: Results) -> str:
         ["## Pair by pair", "", LEGEND, *_tables(parts)],
         ["## Why proxyd refuses", "", *_refusals(cells)],
         ["## What proxyd changes", "", *_changes(cells)],
-        ["## What the guest finds after a load through proxyd", "", *_found(cells)],
+        ["## What the guest finds after a load through proxyd", "", *_found(results, cells)],
         ["## What is lost without a word where nothing is between", "", *_silent(cells)],
         ["## What QEMU says where it fails to load", "", *_errors(cells)],
         ["## Where prediction and reality differ", "", *_mismatches(results, cells)],
@@ -144,15 +132,6 @@ def _sign_of(move: Move) -> str:
     return {"fails": "no", "refused": "ref"}.get(move.end, move.end)
 
 
-def refusal_of(text: str) -> Refusal:
-    """Read one line of proxyd's; what does not look like a refusal of a register is taken whole."""
-    match = REFUSAL.fullmatch(text)
-    if match is None:
-        return Refusal("", "", text)
-    field = f".{match['field']}" if match["field"] else ""
-    return Refusal(match["register"] + field, match["verdict"], match["reason"])
-
-
 def _refusals(cells: Sequence[Result]) -> Iterator[str]:
     found = _grouped(cells, lambda cell: {refusal_of(text) for text in cell.proxied.refusals})
     yield from _table(
@@ -171,12 +150,12 @@ def _changes(cells: Sequence[Result]) -> Iterator[str]:
     )
 
 
-def _found(cells: Sequence[Result]) -> Iterator[str]:
+def _found(results: Results, cells: Sequence[Result]) -> Iterator[str]:
     yield "*Named*: by proxyd, as a change that it made, or in a notice (the stream does not carry it, say)."
     yield ""
 
     def named(cell: Result) -> set[tuple[Noticed, str, str]]:
-        silent = unnamed(cell)
+        silent = unnamed(cell, plan_of(cell, results))
         move = cell.proxied
         if move.end != "loads":
             return set()
@@ -223,8 +202,8 @@ def _silent(cells: Sequence[Result]) -> Iterator[str]:
         kernels = {cell.source for cell, move in stayed if move.changed}
         yield ""
         names = ", ".join(sorted(lost))
-        yield "A guest that stays on its source after a migration that failed or was refused finds registers changed by its"
-        yield f"own kernel, on Linux {_kernels_text(kernels)}: {names} (`docs/kvmlab.md`)."
+        yield "A guest that stays on its source after a migration that failed or was refused finds registers changed by"
+        yield f"its own kernel, on Linux {_kernels_text(kernels)}: {names} (`docs/kvmlab.md`)."
 
 
 def _errors(cells: Sequence[Result]) -> Iterator[str]:

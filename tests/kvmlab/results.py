@@ -10,12 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from formats.arm64.register_id import name_of
 
 DIFFERENCE = re.compile(r"vCPU (\d+) (\w+) (0x[0-9a-f]+) -> (0x[0-9a-f]+)")
 ID = re.compile(r"\((0x[0-9a-f]+)\)")
+REFUSAL = re.compile(
+    r"vcpu \d+: (?P<register>\S+) \(0x[0-9a-f]+\)(?: field (?P<field>\S+))?(?: = 0x[0-9a-f]+)?"
+    r"(?:, 0x[0-9a-f]+ at the destination)?: (?P<verdict>\w+): (?P<reason>.*?)(?: \(allow = .*\))?"
+)
 HARMLESS = re.compile(r"warning: hub 0 is not connected")
 """A line that says nothing about the migration."""
 
@@ -48,6 +52,14 @@ class Noticed:
 
     def __str__(self) -> str:
         return f"{self.register} {self.was} -> {self.now}"
+
+
+class Refusal(NamedTuple):
+    """What a refusal is about, without vCPU and values."""
+
+    register: str
+    verdict: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +126,15 @@ class Results:
     hosts: Mapping[str, Mapping[str, Any]]
     streams: Mapping[str, Mapping[str, Any]]
     broken: Mapping[str, str]
+
+
+def refusal_of(text: str) -> Refusal:
+    """Read one line of proxyd's; what does not look like a refusal of a register is taken whole."""
+    match = REFUSAL.fullmatch(text)
+    if match is None:
+        return Refusal("", "", text)
+    field = f".{match['field']}" if match["field"] else ""
+    return Refusal(match["register"] + field, match["verdict"], match["reason"])
 
 
 def release(kernel: str) -> tuple[int, ...]:

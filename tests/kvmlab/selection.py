@@ -12,20 +12,20 @@ from tests.kvmlab.matrix import Cell, parse_pair
 TABLE = Path(__file__).with_name("matrix.toml")
 
 
-def selected(name: str) -> list[Cell]:
-    """Return the cells of *name*, ``all`` or ``chosen``; raises LabError when one of them is unknown."""
+def selected(name: str) -> dict[Cell, tuple[str, ...]]:
+    """Return the cells of *name*, ``all`` or ``chosen``, with what each must show; raises LabError for unknown ones."""
     table = tomllib.loads(TABLE.read_text())
     known = catalogue()
     kernels = table["kernels"]
     for kernel in kernels:
         known.kernel(kernel)
-    cells = [cell for part in table[name] for cell in _cells(part, kernels)]
+    cells = {cell: tuple(part.get("shows", ())) for part in table[name] for cell in _cells(part, kernels)}
     for cell in cells:
         known.qemu(cell.guest.qemu)
         for kernel in (cell.source, cell.destination):
             if kernel not in kernels:
                 raise LabError(f"{TABLE.name}: {cell.key}: {kernel} is none of {', '.join(kernels)}")
-    return list(dict.fromkeys(cells))
+    return cells
 
 
 def _cells(part: dict[str, Any], kernels: list[str]) -> Iterator[Cell]:
