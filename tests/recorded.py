@@ -24,6 +24,7 @@ def load(name: str) -> bytes:
 
 
 HOSTS = Path(__file__).parent / "hosts"
+CPUS = ("neoverse-n1", "neoverse-v1", "max")
 KERNELS = ("6.1", "6.12", "6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3")
 
 

@@ -47,8 +47,6 @@ def _print_knowledge(console: Console, entry: Entry) -> None:
         _print_entry(console, "accepts", line)
     if entry.enabled_by is not None:
         _print_entry(console, "hidden", _hidden_text(entry))
-    if entry.absent is not None:
-        _print_entry(console, "absent", entry.absent)
     if entry.cases:
         cases = table("When", "Change", "Verdict", "Why, and the evidence", title="What may be changed")
         for case in entry.cases:
@@ -71,17 +69,7 @@ def _kind_text(register: int) -> str:
 
 
 def _accepts_texts(entry: Entry) -> list[str]:
-    texts = []
-    for span, field, accepts in entry.accepts:
-        kernels = "every kernel"
-        if span.first is not None and span.last is not None:
-            kernels = f"Linux {span.first} to {span.last}"
-        elif span.first is not None:
-            kernels = f"Linux {span.first} and newer"
-        elif span.last is not None:
-            kernels = f"Linux {span.last} and older"
-        texts.append(f"{'' if field is None else f'field {field}: '}{accepts.value} ({kernels})")
-    return texts
+    return [str(rule) for rule in entry.accepts]
 
 
 def _hidden_text(entry: Entry) -> str:
@@ -100,7 +88,8 @@ def _when(case: Case) -> str:
 
 def _action(case: Case) -> str:
     field = "" if case.field is None else f" {case.field}"
-    return f"{case.action.value}{field}"
+    value = "" if case.value is None else f" {case.value:#x}"
+    return f"{case.action.value}{field}{value}"
 
 
 def error_document(explanation: Explanation) -> dict[str, str]:
@@ -131,12 +120,13 @@ def _knowledge_document(entry: Entry) -> dict[str, Any]:
         "listed": entry.listed,
         "accepts": _accepts_texts(entry),
         "hidden": _hidden_text(entry) or None,
-        "absent": entry.absent,
+        "evidence": entry.evidence,
         "cases": [
             {
                 "action": case.action.value,
                 "field": case.field,
                 "when": None if case.when is None else str(case.when),
+                "value": None if case.value is None else f"{case.value:#x}",
                 "destination": None if case.repair is None else str(case.repair),
                 "verdict": case.verdict.value,
                 "reason": case.reason,

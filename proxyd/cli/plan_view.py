@@ -12,6 +12,7 @@ from formats.arm64.register_id import name_of
 from proxyd.cli.register_view import ranges
 from proxyd.cli.terminal import hex_or_dash, plain, plural, print_table, table
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
+from proxyd.rewrite.unaided import Foreseen, Unaided
 from proxyd.rewrite.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ OUTCOMES: Final = {
     Outcome.REFUSED: "refused",
 }
 
+UNAIDED: Final = {
+    Foreseen.LOADS: "without proxyd it would load, and nothing would be lost",
+    Foreseen.CHANGES: "without proxyd it would load, and change the guest without an error",
+    Foreseen.FAILS: "without proxyd the load would fail",
+    Foreseen.UNKNOWN: "without proxyd nobody can say what would happen",
+}
+
 
 def print_plan(console: Console, plan: Plan) -> None:
     """The three tables, those that are not empty, and the outcome."""
@@ -50,6 +58,8 @@ def print_plan(console: Console, plan: Plan) -> None:
             )
         print_table(console, shown)
     print_notices(console, plan.notices)
+    if plan.unaided is not None:
+        print_unaided(console, plan.unaided)
     console.print(f"\n{OUTCOMES[plan.outcome]}: {summary(plan)}", style="bold", soft_wrap=True)
 
 
@@ -73,6 +83,14 @@ def print_notices(console: Console, notices: Iterable[Notice]) -> None:
         for who, notice in rows:
             shown.add_row(*_register(notice.register), ranges(who), plain(notice.text))
         print_table(console, shown)
+
+
+def print_unaided(console: Console, unaided: Unaided) -> None:
+    """What the destination's QEMU would make of it as it is: the first reason, and how many more."""
+    sentences = unaided.fails or unaided.unknown or unaided.changes
+    why = f": {sentences[0]}" if sentences else ""
+    more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+    console.print(f"\n{UNAIDED[unaided.foreseen]}{plain(why)}{more}", soft_wrap=True)
 
 
 def change_text(change: Change) -> str:

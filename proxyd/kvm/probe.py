@@ -16,6 +16,7 @@ from proxyd.kvm.abi import SVE_QUADWORD_BITS, SVE_VLS, Capability, InterruptCont
 from proxyd.kvm.counter import TIMER_CNT, Clock, counter_hz
 from proxyd.kvm.features import Feature, in_order
 from proxyd.kvm.host_facts import cpu_name
+from proxyd.kvm.pmu_writes import pmu_writes
 from proxyd.kvm.scratch import ScratchVcpu, ScratchVm
 from proxyd.kvm.system import System
 from proxyd.rewrite.host import NOT_IN_LIST, HostDescription, Variant
@@ -47,6 +48,7 @@ def probe(
         vcpu = vm.vcpu(chosen)
         registers = _cpregs(vcpu)
         vector_bits = _sve_vector_bits(vcpu) if Feature.SVE in chosen else None
+        writes = pmu_writes(vcpu) if Feature.PMU in chosen else None
         frequency = counter_hz(lambda: vcpu.get(TIMER_CNT), clock)
         masks = vm.writable_masks()
         controllers = tuple(kind.name.lower() for kind in InterruptController if vm.can_have(kind))
@@ -70,6 +72,7 @@ def probe(
         counter_hz=frequency,
         midrs=midrs or None,
         sve_vector_bits=vector_bits,
+        pmu_writes=writes,
         variants=tuple(_variants(system, chosen, registers)),
     )
 

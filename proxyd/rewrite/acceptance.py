@@ -5,6 +5,7 @@ KVM_SET_ONE_REG judges each register by itself (``arch/arm64/kvm/sys_regs.c``). 
 * an ID register's bits outside the kernel's writable mask must be the host's own; inside it, a field may be lowered,
   never raised (kernels before 6.7 have no masks: every bit must be the host's own);
 * other registers take anything, unless the knowledge base says otherwise for the destination's kernel;
+* some values are no error and are not kept: the kernel goes on with others (the knowledge base calls that silent);
 * under TCG a constant takes its own value only (``target/arm/helper.c: write_list_to_cpustate`` reads every value back
   and fails if it differs): ID registers, REVIDR, AIDR, CLIDR and CTR. MIDR is writable there.
 
@@ -17,15 +18,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from formats.arm64.id_fields import fields_of, is_id_register
+from formats.arm64.id_fields import field_named, fields_of, is_id_register
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.kernel import KernelRelease, parse_kernel, parse_patch
-from proxyd.rewrite.knowledge import Accepts, Knowledge
+from proxyd.rewrite.knowledge import Accepted, Accepts, Case, Knowledge, Repair
 
 if TYPE_CHECKING:
     from proxyd.rewrite.host import HostDescription
 
 CTR_EL0: Final = id_of("CTR_EL0")
+PMCR_EL0: Final = id_of("PMCR_EL0")
+_CYCLE_COUNTER: Final = 1 << 31
 
 # Registers outside the ID registers' block that QEMU's TCG defines as ARM_CP_CONST.
 TCG_CONSTANTS: Final = frozenset(id_of(name) for name in ("CLIDR_EL1", "REVIDR_EL1", "AIDR_EL1"))
@@ -41,6 +44,7 @@ class Mismatch:
     """A value, or a field of one, that the destination does not take.
 
     ``mask`` says which bits of the register it is about; ``value`` and ``destination_value`` are the field's values.
+    ``silent``: writing the value is no error, and the destination goes on with its own.
     """
 
     field: str | None
@@ -48,6 +52,7 @@ class Mismatch:
     value: int
     destination_value: int
     why: str
+    silent: bool = False
 
 
 class Acceptance:
@@ -56,11 +61,12 @@ class Acceptance:
     def __init__(self, host: HostDescription, knowledge: Knowledge) -> None:
         self.registers: Mapping[int, int] = dict(host.registers)
         self.kernel = parse_kernel(host.kernel)
+        self.qemu = host.qemu
+        self.accelerator = host.accelerator
         self._knowledge = knowledge
         self._tcg = host.accelerator == "tcg"
-        patch = parse_patch(host.kernel)
-        self.repairs = () if self._tcg else knowledge.repairs(self.kernel, patch)
-        self.doubtful = () if self._tcg else knowledge.repairs(self.kernel, patch, certain=False)
+        self.repairs, self.doubtful = ([], []) if self._tcg else _repairs(host, self.kernel, knowledge)
+        self._repaired = {register for register, _, _ in self.repairs}
         self._masks, self._masks_are = _masks_of(host, self.kernel, knowledge)
         self._answers: dict[tuple[int, int], tuple[Mismatch, ...]] = {}
 
@@ -83,13 +89,38 @@ class Acceptance:
                 yield Mismatch(None, _ALL_BITS, value, own, self._masks_are)
             return
         entry = self._knowledge.entry(register)
-        accepts = None if entry is None else entry.acceptance(self.kernel)
-        if accepts is Accepts.EQUAL:
-            yield Mismatch(None, _ALL_BITS, value, own, "takes only its own value")
-        elif accepts is Accepts.AT_MOST and value > own:
-            yield Mismatch(None, _ALL_BITS, value, own, "takes at most its own value")
-        elif accepts is Accepts.SUBSET and value & ~own:
-            yield Mismatch(None, _ALL_BITS, value, own, f"does not know the bits {value & ~own:#x}")
+        if entry is None:
+            return
+        for rule in entry.accepted(self.kernel):
+            if rule.values is Accepts.COUNTERS and register in self._repaired:
+                continue  # a write to it only takes away
+            mismatch = self._by_rule(rule, value, own)
+            if mismatch is not None:
+                yield mismatch
+                return
+        left = value ^ own
+        for field in fields_of(register):
+            theirs, ours = field.get(value), field.get(own)
+            for rule in entry.accepted(self.kernel, field.name) if left & field.mask else ():
+                if not _takes(rule.values, theirs, ours):
+                    yield Mismatch(field.name, field.mask, theirs, ours, _why(rule), rule.silent)
+                    break
+
+    def _by_rule(self, rule: Accepted, value: int, own: int) -> Mismatch | None:
+        """What a rule for the whole register has against a value."""
+        if rule.values is Accepts.COUNTERS:
+            unknown = value & ~self._counters
+            return Mismatch(None, unknown, unknown, 0, _why(rule), rule.silent) if unknown else None
+        if _takes(rule.values, value, own):
+            return None
+        why = f"does not know the bits {value & ~own:#x}" if rule.values is Accepts.SUBSET else _why(rule)
+        return Mismatch(None, _ALL_BITS, value, own, why, rule.silent)
+
+    @property
+    def _counters(self) -> int:
+        """A bit for each event counter that the host gives the guest, and the cycle counter's."""
+        number = field_named(PMCR_EL0, "N").get(self.registers.get(PMCR_EL0, 0))
+        return _CYCLE_COUNTER | (1 << number) - 1
 
     def _judge_fields(self, register: int, value: int, own: int) -> Iterator[Mismatch]:
         mask = self._masks.get(register, 0)
@@ -100,9 +131,15 @@ class Acceptance:
                 continue
             left &= ~field.mask
             theirs, ours = field.get(value), field.get(own)
-            known = None if self._tcg or entry is None else entry.acceptance(self.kernel, field.name)
-            if known is Accepts.ANY or (known is Accepts.AT_MOST and theirs < ours):
-                continue
+            rules = () if self._tcg or entry is None else entry.accepted(self.kernel, field.name)
+            if rules:
+                # What is known of the field in particular goes before the mask, both ways.
+                objection = next((rule for rule in rules if not _takes(rule.values, theirs, ours)), None)
+                if objection is None:
+                    continue
+                if objection.silent:
+                    yield Mismatch(field.name, field.mask, theirs, ours, _why(objection), silent=True)
+                    continue
             if mask & field.mask != field.mask:
                 yield Mismatch(field.name, field.mask, theirs, ours, self._masks_are)
             elif theirs > ours:
@@ -115,6 +152,52 @@ class Acceptance:
             theirs, ours = value >> shift & 0xF, own >> shift & 0xF
             if mask & bits != bits or theirs > ours:
                 yield Mismatch(f"[{shift + 3}:{shift}]", bits, theirs, ours, self._masks_are)
+
+
+def _takes(accepts: Accepts, value: int, own: int) -> bool:
+    match accepts:
+        case Accepts.EQUAL:
+            return value == own
+        case Accepts.AT_MOST:
+            return value <= own
+        case Accepts.AT_LEAST:
+            return value >= own
+        case Accepts.SUBSET:
+            return not value & ~own
+        case _:
+            return True
+
+
+def _why(rule: Accepted) -> str:
+    what = {
+        Accepts.AT_MOST: "at most its own value",
+        Accepts.AT_LEAST: "at least its own value",
+        Accepts.COUNTERS: "only bits of counters that it has",
+    }.get(rule.values, "only its own value")
+    return f"keeps {what}, without an error" if rule.silent else f"takes {what}"
+
+
+_Repairs = list[tuple[int, Case, Repair]]
+
+
+def _repairs(host: HostDescription, kernel: KernelRelease | None, knowledge: Knowledge) -> tuple[_Repairs, _Repairs]:
+    """The repairs that the host needs, and those of which nobody can say whether it needs them.
+
+    A probe has tried it out. Without one the kernel's version must tell, and often does not.
+    """
+    patch = parse_patch(host.kernel)
+    needed: _Repairs = []
+    doubtful: _Repairs = []
+    for item in knowledge.repairs():
+        repair = item[2]
+        if host.pmu_writes is not None:
+            if host.pmu_writes == "as-guest":
+                needed.append(item)
+        elif repair.concerns(kernel, patch):
+            needed.append(item)
+        elif kernel is not None and kernel in repair.kernels:
+            doubtful.append(item)
+    return needed, doubtful
 
 
 def _masks_of(

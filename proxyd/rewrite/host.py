@@ -25,7 +25,7 @@ T = TypeVar("T")
 _SHOWN: Final = 40  # characters of a foreign value that a message repeats
 
 # Keys that only a probe has; JSON has their values as they are.
-_PROBED: Final = ("features", "missing_features", "gic", "counter_hz", "sve_vector_bits")
+_PROBED: Final = ("features", "missing_features", "gic", "counter_hz", "sve_vector_bits", "pmu_writes")
 
 # QEMU keeps these in other fields of the cpu section (target/arm/kvm.c: kvm_arm_reg_syncs_via_cpreg_list).
 NOT_IN_LIST: Final = frozenset({RegisterKind.CORE, RegisterKind.SVE})
@@ -77,6 +77,7 @@ class Document(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     counter_hz: Annotated[int, msgspec.Meta(gt=0)] | None = None
     midrs: list[str] | None = None
     sve_vector_bits: list[int] | None = None
+    pmu_writes: Literal["stored", "as-guest"] | None = None
     variants: list[VariantEntry] | None = None
 
 
@@ -101,7 +102,9 @@ class HostDescription(msgspec.Struct, frozen=True):
 
     What only a probe knows, None elsewhere: ``features`` of the vCPU that was listed; ``missing_features``, those that
     were asked for, each with the reason why it is not there; ``gic``, the interrupt controllers; ``counter_hz``, the
-    generic timer's frequency; ``midrs``, one for each kind of CPU; ``sve_vector_bits``; ``variants``, other lists."""
+    generic timer's frequency; ``midrs``, one for each kind of CPU; ``sve_vector_bits``; ``pmu_writes``, whether a value
+    written to PMCNTENSET_EL0 and its like is ``stored`` or has the effect that it has ``as-guest``, so that writing
+    PMCNTENCLR_EL0 takes it away; ``variants``, other lists."""
 
     name: str
     registers: CpregList
@@ -119,6 +122,7 @@ class HostDescription(msgspec.Struct, frozen=True):
     counter_hz: int | None = None
     midrs: tuple[int, ...] | None = None
     sve_vector_bits: tuple[int, ...] | None = None
+    pmu_writes: Literal["stored", "as-guest"] | None = None
     variants: tuple[Variant, ...] | None = None
 
     def with_features(self, features: Collection[str]) -> HostDescription | None:
@@ -133,6 +137,7 @@ class HostDescription(msgspec.Struct, frozen=True):
                     registers=self.registers.edited(remove=variant.absent, put=variant.registers),
                     features=variant.features,
                     sve_vector_bits=self.sve_vector_bits if "sve" in wanted else None,
+                    pmu_writes=self.pmu_writes if "pmu" in wanted else None,
                     variants=None,
                 )
         return None
@@ -180,6 +185,7 @@ class HostDescription(msgspec.Struct, frozen=True):
             counter_hz=document.counter_hz,
             midrs=None if document.midrs is None else tuple(_number(name, "midrs", midr) for midr in document.midrs),
             sve_vector_bits=_tuple(document.sve_vector_bits),
+            pmu_writes=document.pmu_writes,
             variants=None if document.variants is None else tuple(_variants(name, document.variants)),
         )
 

@@ -42,3 +42,11 @@ class KernelRange(NamedTuple):
 
     def __contains__(self, release: object) -> bool:
         return (self.first is None or release >= self.first) and (self.last is None or release <= self.last)  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        """As people say it."""
+        if self.first is not None and self.last is not None:
+            return f"Linux {self.first}" if self.first == self.last else f"Linux {self.first} to {self.last}"
+        if self.first is not None:
+            return f"Linux {self.first} and newer"
+        return "every kernel" if self.last is None else f"Linux {self.last} and older"

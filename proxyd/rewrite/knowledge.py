@@ -1,43 +1,21 @@
 """The knowledge base: what is known of each register, as data that a kernel developer can review.
 
-The TOML files in ``proxyd/knowledge`` hold one entry per register, or per group of registers that behave alike:
-
-    [[entry]]
-    registers  = ["TCR2_EL1"]
-    listed     = "6.5 to 6.12: always; from 6.13: if ID_AA64MMFR3_EL1.TCRX"      # for people
-    accepts    = [{ until = "6.2", values = "equal" }, { values = "any" }]       # by the destination's kernel
-    enabled_by = { field = "ID_AA64MMFR3_EL1.TCRX", since = "6.13" }             # else the kernel hides the register
-    [[entry.case]]
-    action   = "remove"                          # see CaseAction
-    when     = "ID_AA64MMFR3_EL1.TCRX == 0"      # over the stream's registers; without it: always
-    verdict  = "proven"
-    reason   = "..."
-    evidence = "..."
-
-A case about an ID register names its ``field``, or ``fields`` that are worth the same. Cases are tried in order, the
-first whose condition holds decides. Nothing here does anything: ``plan.py`` does.
+The TOML files in ``proxyd/knowledge`` hold one entry per register, or per group of registers that behave alike;
+``knowledge_file.py`` has the format. Cases are tried in order, the first whose condition holds decides. Nothing here
+does anything: ``plan.py`` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from importlib import resources
-from typing import Any, Final, Literal
 
-import msgspec
-
-from formats.arm64.id_fields import field_named
-from formats.arm64.register_id import id_of
 from proxyd.rewrite.conditions import Condition
-from proxyd.rewrite.kernel import KernelRange, KernelRelease, parse_kernel
+from proxyd.rewrite.kernel import KernelRange, KernelRelease
 from proxyd.rewrite.verdict import Verdict
-
-
-class KnowledgeError(ValueError):
-    """A file of the knowledge base is wrong. The message names file, entry and what is accepted."""
 
 
 class Accepts(StrEnum):
@@ -46,6 +24,8 @@ class Accepts(StrEnum):
     ANY = "any"
     EQUAL = "equal"  # only the host's own value
     AT_MOST = "at-most"  # not above the host's own value
+    AT_LEAST = "at-least"  # not below the host's own value
+    COUNTERS = "counters"  # no bit but those of the host's event counters (PMCR_EL0.N) and of the cycle counter
     SUBSET = "subset"  # no bit that the host's own value lacks
 
 
@@ -56,6 +36,8 @@ class CaseAction(StrEnum):
     DESTINATION = "destination"  # the destination does not take the value: send its own
     RAISE = "raise"  # the field must be on, else a register that the destination lists cannot be written
     REPAIR = "repair"  # the destination takes the value and does not keep it: send another that comes to the same
+    ABSENT = "absent"  # the stream has no such register: add it with the case's value, or leave the destination's own
+    NOTICE = "notice"  # nothing is changed, and the guest may notice something all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +47,13 @@ class Repair:
     ``patch`` is the newest stable update of the last of ``kernels`` that is known to need it. A later one may have been
     mended, and then the repair would be the loss. The same holds for a vendor's kernel that calls itself
     ``6.12.0-55.el10`` or ``6.8.0-31-generic``, whatever was backported to it: an update of 0, or none, says nothing.
+    While ``idle`` holds, what would be lost has no effect, so that a doubt is told and does not refuse the guest.
     """
 
     kernels: KernelRange
     patch: int | None
     complement_of: int
+    idle: Condition | None = None
 
     def __str__(self) -> str:
         """Which destinations, for people."""
@@ -98,8 +82,10 @@ class Case:
     verdict: Verdict
     reason: str
     evidence: str
-    always: bool
+    always: bool = False
     repair: Repair | None = None
+    value: int | None = None
+    """For ``absent``: what the source's kernel would have said; None leaves what the destination makes up."""
 
     def holds(self, stream: Mapping[int, int], destination: Mapping[int, int] | None) -> bool:
         """Whether the case applies to this vCPU."""
@@ -116,22 +102,72 @@ class EnabledBy:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """Some kernels list the register: always, with a vCPU ``feature``, or if a condition over the host's own registers
+    holds. ``sometimes`` says what it depends on that no register tells."""
+
+    kernels: KernelRange
+    feature: str | None = None
+    when: Condition | None = None
+    sometimes: str | None = None
+
+    def __str__(self) -> str:
+        depends = [f"with {self.feature}"] if self.feature else []
+        depends += [f"if {self.when}"] if self.when else []
+        depends += [self.sometimes] if self.sometimes else []
+        return f"{self.kernels}: {', '.join(depends) or 'always'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Which values some kernels take for the register, or for one field of it.
+
+    ``silent``: another value is no error; the kernel goes on with its own. Nobody would tell the guest."""
+
+    kernels: KernelRange
+    field: str | None
+    values: Accepts
+    silent: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{f'field {self.field}: ' if self.field else ''}{self.values.value} ({self.kernels})"
+            f"{', another is ignored without an error' if self.silent else ''}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of one register."""
+    """What is known of one register. ``evidence`` is for the list and the values; cases have their own."""
 
     register: int
-    listed: str
-    accepts: tuple[tuple[KernelRange, str | None, Accepts], ...]
+    listing: tuple[Listing, ...]
+    accepts: tuple[Accepted, ...]
     enabled_by: EnabledBy | None
-    absent: str | None
+    evidence: str
     cases: tuple[Case, ...]
 
-    def acceptance(self, kernel: KernelRelease | None, field_name: str | None = None) -> Accepts | None:
-        """What a kernel takes; None where nothing special is known. An unknown kernel gets the strictest answer."""
-        known = [(span, accepts) for span, name, accepts in self.accepts if name == field_name]
-        if kernel is None:
-            return min((accepts for _, accepts in known), key=list(_STRICTEST).index, default=None)
-        return next((accepts for span, accepts in known if kernel in span), None)
+    @property
+    def listed(self) -> str:
+        """Which kernels list it and when, for people."""
+        return "; ".join(map(str, self.listing)) or "never by KVM"
+
+    def is_listed(self, kernel: KernelRelease, features: Collection[str], registers: Mapping[int, int]) -> bool | None:
+        """Whether a kernel lists it for a vCPU with these features and registers; None where that cannot be told."""
+        for listing in self.listing:
+            if kernel in listing.kernels:
+                if listing.feature is not None and listing.feature not in features:
+                    return False
+                if listing.when is not None and not listing.when.holds(registers, None):
+                    return False
+                return None if listing.sometimes else True
+        return False
+
+    def accepted(self, kernel: KernelRelease | None, field_name: str | None = None) -> tuple[Accepted, ...]:
+        """What a kernel takes, as rules that all apply. An unknown kernel gets the rules of all."""
+        return tuple(
+            rule for rule in self.accepts if rule.field == field_name and (kernel is None or kernel in rule.kernels)
+        )
 
     def case(
         self,
@@ -147,32 +183,51 @@ class Entry:
         return None
 
 
-_STRICTEST: Final = (Accepts.EQUAL, Accepts.AT_MOST, Accepts.SUBSET, Accepts.ANY)
+@dataclass(frozen=True, slots=True)
+class QemuLoader:
+    """What some versions of QEMU make of a register list that is not their own (target/arm/machine.c: cpu_post_load).
+
+    ``longer``: whether a list longer than their own may load at all. ``dropped_above``: whether registers above the
+    highest that they have are dropped without a word; None if not known. ``tolerated``: registers that may be missing
+    on either side, each with the only value that it may have then, or None for any."""
+
+    first: tuple[int, int]
+    last: tuple[int, int] | None
+    longer: bool
+    dropped_above: bool | None
+    tolerated: Mapping[int, int | None]
+    evidence: str
+
+    def __contains__(self, version: tuple[int, int]) -> bool:
+        return self.first <= version and (self.last is None or version <= self.last)
+
+    def tolerates(self, register: int, value: int) -> bool:
+        """Whether the register may be in the stream with this value while the destination does not have it."""
+        return register in self.tolerated and self.tolerated[register] in (None, value)
 
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """All entries, and the writable masks of ID registers by kernel (measured; they do not depend on the CPU)."""
+    """All entries; the writable masks of ID registers by kernel (measured; they do not depend on the CPU); what
+    versions of QEMU do with a list; and, by vCPU feature, fields of ID registers that are 0 without it."""
 
     entries: Mapping[int, Entry] = field(default_factory=dict)
     masks: Mapping[KernelRelease, Mapping[int, int]] = field(default_factory=dict)
+    loaders: Sequence[QemuLoader] = ()
+    fields_of_features: Mapping[str, Sequence[tuple[int, str]]] = field(default_factory=dict)
 
-    def repairs(
-        self, kernel: KernelRelease | None, patch: int | None, *, certain: bool = True
-    ) -> Sequence[tuple[int, Case, Repair]]:
-        """Registers whose values this kernel takes without keeping them, and what to do about each.
-
-        With ``certain=False`` those where that is only possible: by its release, while its update says nothing.
-        """
+    def repairs(self) -> Sequence[tuple[int, Case, Repair]]:
+        """Registers whose values some kernels take without keeping them, and what to do about each."""
         return [
             (register, case, case.repair)
             for register, entry in self.entries.items()
             for case in entry.cases
             if case.repair is not None
-            and kernel is not None
-            and kernel in case.repair.kernels
-            and case.repair.concerns(kernel, patch) is certain
         ]
+
+    def loader(self, version: tuple[int, int] | None) -> QemuLoader | None:
+        """What is known of a version of QEMU."""
+        return next((loader for loader in self.loaders if version is not None and version in loader), None)
 
     def entry(self, register: int) -> Entry | None:
         """What is known of a register."""
@@ -198,27 +253,6 @@ class Knowledge:
         return max(self.masks, default=None)
 
     @staticmethod
-    def parse(files: Iterable[tuple[str, bytes]]) -> Knowledge:
-        """Build from (name, TOML) pairs. Raises :class:`KnowledgeError`."""
-        entries: dict[int, Entry] = {}
-        masks: dict[KernelRelease, Mapping[int, int]] = {}
-        for name, data in files:
-            try:
-                parsed = msgspec.toml.decode(data, type=_File)
-            except msgspec.DecodeError as error:
-                raise KnowledgeError(f"{name}: {error}") from error
-            for number, raw in enumerate(parsed.entry):
-                for entry in _entries(raw, f"{name}: entry[{number}]"):
-                    if entry.register in entries:
-                        raise KnowledgeError(f"{name}: entry[{number}]: {raw.registers} has an entry already")
-                    entries[entry.register] = entry
-            for release, table in parsed.masks.items():
-                masks[_release(release, f"{name}: masks")] = {
-                    id_of(key): int(value, 16) for key, value in table.items()
-                }
-        return Knowledge(entries, masks)
-
-    @staticmethod
     def builtin() -> Knowledge:
         """The knowledge base that proxyd ships."""
         return _builtin()
@@ -226,121 +260,8 @@ class Knowledge:
 
 @cache
 def _builtin() -> Knowledge:
+    from proxyd.rewrite.knowledge_file import parse_knowledge
+
     folder = resources.files("proxyd.knowledge")
     files = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
-    return Knowledge.parse((path.name, path.read_bytes()) for path in files)
-
-
-class _Accept(msgspec.Struct, forbid_unknown_fields=True):
-    values: Accepts
-    field: str | None = None
-    since: str | None = None
-    until: str | None = None
-
-
-class _EnabledBy(msgspec.Struct, forbid_unknown_fields=True):
-    field: str
-    since: str
-
-
-class _Repair(msgspec.Struct, forbid_unknown_fields=True):
-    complement_of: str
-    since: str
-    until: str
-    patch: int | None = None
-
-
-class _Case(msgspec.Struct, forbid_unknown_fields=True):
-    action: CaseAction
-    verdict: Literal["proven", "neutral", "lossy"]
-    reason: str
-    evidence: str
-    field: str | None = None
-    fields: list[str] = []
-    when: str | None = None
-    always: bool = False
-    repair: _Repair | None = None
-
-
-class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    registers: list[str]
-    listed: str
-    accepts: list[_Accept] = []
-    enabled_by: _EnabledBy | None = None
-    absent: str | None = None
-    case: list[_Case] = []
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    entry: list[_Entry] = []
-    masks: dict[str, dict[str, str]] = {}
-
-
-def _release(text: str, where: str) -> KernelRelease:
-    release = parse_kernel(text)
-    if release is None:
-        raise KnowledgeError(f"{where}: kernel release such as 6.12 expected, found {text!r}")
-    return release
-
-
-def _entries(raw: _Entry, where: str) -> Iterable[Entry]:
-    try:
-        for name in raw.registers:
-            register = id_of(name)
-            yield Entry(
-                register,
-                raw.listed,
-                tuple(_accepts(accept, register, where) for accept in raw.accepts),
-                _enabled_by(raw.enabled_by, where),
-                raw.absent,
-                tuple(
-                    case
-                    for number, raw_case in enumerate(raw.case)
-                    for case in _cases(raw_case, register, f"{where}.case[{number}]")
-                ),
-            )
-    except KnowledgeError:
-        raise
-    except ValueError as error:
-        raise KnowledgeError(f"{where}: {error}") from error
-
-
-def _accepts(raw: _Accept, register: int, where: str) -> tuple[KernelRange, str | None, Accepts]:
-    if raw.field is not None:
-        field_named(register, raw.field)
-    first = _release(raw.since, where) if raw.since else None
-    last = _release(raw.until, where) if raw.until else None
-    return KernelRange(first, last), raw.field, raw.values
-
-
-def _enabled_by(raw: _EnabledBy | None, where: str) -> EnabledBy | None:
-    if raw is None:
-        return None
-    register_name, _, field_name = raw.field.partition(".")
-    register = id_of(register_name)
-    field_named(register, field_name)
-    return EnabledBy(register, field_name, _release(raw.since, where))
-
-
-def _cases(raw: _Case, register: int, where: str) -> Iterable[Case]:
-    """One case, or one for each of its ``fields``."""
-    if raw.fields and raw.field is not None:
-        raise KnowledgeError(f"{where}: field or fields expected, found both")
-    texts: dict[str, Any] = {"reason": raw.reason, "evidence": raw.evidence}
-    for key, text in texts.items():
-        if not text.strip():
-            raise KnowledgeError(f"{where}.{key}: a sentence expected, found nothing")
-    when = None if raw.when is None else Condition.parse(raw.when, f"{where}.when")
-    if (raw.action is CaseAction.REPAIR) != (raw.repair is not None):
-        raise KnowledgeError(f"{where}: a table repair expected with action repair, and only with it")
-    repair = None if raw.repair is None else _repair(raw.repair, where)
-    names: list[str | None] = [*raw.fields] or [raw.field]
-    for name in names:
-        if name is not None:
-            field_named(register, name)
-        yield Case(raw.action, name, when, Verdict(raw.verdict), raw.reason, raw.evidence, raw.always, repair)
-
-
-def _repair(raw: _Repair, where: str) -> Repair:
-    kernels = KernelRange(_release(raw.since, where), _release(raw.until, where))
-    return Repair(kernels, raw.patch, id_of(raw.complement_of))
+    return parse_knowledge((path.name, path.read_bytes()) for path in files)

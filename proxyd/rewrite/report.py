@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from formats.arm64.register_id import name_of
 from proxyd.rewrite.plan import Change, Notice, Plan, Refusal
+from proxyd.rewrite.unaided import Unaided
 
 JSON_VERSION: Final = 1
 
@@ -37,10 +38,21 @@ class RewriteReport:
             "changes": [_entry(change) for change in plan.changes],
             "refusals": [_entry(refusal) for refusal in plan.refusals],
             "notices": [_entry(notice) for notice in plan.notices],
+            "unaided": None if plan.unaided is None else _unaided(plan.unaided),
         }
 
 
 _HEX: Final = frozenset({"register", "old", "new", "value", "destination_value"})
+
+
+def _unaided(unaided: Unaided) -> dict[str, Any]:
+    """What the destination's QEMU would make of the stream by itself."""
+    return {
+        "foreseen": unaided.foreseen.value,
+        "fails": list(unaided.fails),
+        "changes": list(unaided.changes),
+        "unknown": list(unaided.unknown),
+    }
 
 
 def _entry(item: Change | Refusal | Notice) -> dict[str, Any]:

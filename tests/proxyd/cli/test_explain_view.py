@@ -9,19 +9,19 @@ from proxyd.cli import explain_view
 from proxyd.cli.explain_view import error_document, register_document, show_error, show_register
 from proxyd.cli.qemu_errors import Explanation
 from proxyd.cli.terminal import console
-from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.knowledge_file import parse_knowledge
 
 KNOWN = """
 [[entry]]
 registers  = ["TCR2_EL1"]
-listed     = "from 6.13: if the guest has it"
-absent     = "the destination keeps 0"
+listed     = [{ since = "6.13", when = "ID_AA64MMFR3_EL1.TCRX != 0" }]
+evidence   = "commit 0"
 enabled_by = { field = "ID_AA64MMFR3_EL1.TCRX", since = "6.13" }
 accepts    = [
     { until = "6.2", values = "equal" },
     { since = "6.3", until = "6.5", values = "at-most", field = "PIE" },
     { since = "6.6", values = "any" },
-    { values = "subset", field = "AIE" },
+    { values = "subset", field = "AIE", silent = true },
 ]
 [[entry.case]]
 action = "remove"
@@ -35,13 +35,19 @@ field = "PIE"
 verdict = "lossy"
 reason = "it may use it"
 evidence = "commit 2"
+[[entry.case]]
+action = "absent"
+value = "0x2"
+verdict = "neutral"
+reason = "it was so"
+evidence = "commit 3"
 """
 
 
 @pytest.fixture(autouse=True)
 def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     """A knowledge base of one entry, so that the tests do not change with every kernel."""
-    knowledge = Knowledge.parse([("known.toml", KNOWN.encode())])
+    knowledge = parse_knowledge([("known.toml", KNOWN.encode())])
     monkeypatch.setattr(explain_view.Knowledge, "builtin", staticmethod(lambda: knowledge))
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -52,13 +58,12 @@ def test_a_known_register(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.startswith("""\
 TCR2_EL1  0x603000000013c103
 kind     sysreg op0:3 op1:0 crn:2 crm:0 op2:3, 64 bits
-listed   from 6.13: if the guest has it
+listed   Linux 6.13 and newer: if ID_AA64MMFR3_EL1.TCRX != 0
 accepts  equal (Linux 6.2 and older)
 accepts  field PIE: at-most (Linux 6.3 to 6.5)
 accepts  any (Linux 6.6 and newer)
-accepts  field AIE: subset (every kernel)
+accepts  field AIE: subset (every kernel), another is ignored without an error
 hidden   by Linux 6.13 and newer while ID_AA64MMFR3_EL1.TCRX is 0
-absent   the destination keeps 0
 
 What may be changed
 """)
@@ -68,6 +73,7 @@ What may be changed
     assert ["ID_AA64MMFR3_EL1.TCRX == 0", "remove", "proven", "it has not got it"] in cells
     assert ["(commit 1)"] in cells
     assert ["always", "destination PIE", "lossy", "it may use it"] in cells
+    assert ["always", "absent 0x2", "neutral", "it was so"] in cells
     assert ["PIE", "1"] in cells
 
 
@@ -88,12 +94,12 @@ def test_fields_with_their_bits_and_sign(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_an_entry_without_anything_special(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    bare = Knowledge.parse([("bare.toml", b'[[entry]]\nregisters = ["FW_STD_BMAP"]\nlisted = "always"\n')])
+    bare = parse_knowledge([("bare.toml", b'[[entry]]\nregisters = ["FW_STD_BMAP"]\nlisted = [{}]\nevidence = "e"\n')])
     monkeypatch.setattr(explain_view.Knowledge, "builtin", staticmethod(lambda: bare))
     show_register(console(), id_of("FW_STD_BMAP"))
-    assert capsys.readouterr().out.splitlines()[2:] == ["listed   always"]
+    assert capsys.readouterr().out.splitlines()[2:] == ["listed   every kernel: always"]
     known = register_document(id_of("FW_STD_BMAP"))["knowledge"]
-    assert known == {"listed": "always", "accepts": [], "hidden": None, "absent": None, "cases": []}
+    assert known == {"listed": "every kernel: always", "accepts": [], "hidden": None, "evidence": "e", "cases": []}
 
 
 def test_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,6 +133,7 @@ def test_for_scripts() -> None:
         "action": "destination",
         "field": "PIE",
         "when": None,
+        "value": None,
         "destination": None,
         "verdict": "lossy",
         "reason": "it may use it",
@@ -143,7 +150,8 @@ def test_a_repair_names_the_kernels_that_need_it(
     entry = b"""
 [[entry]]
 registers = ["PMCNTENCLR_EL0"]
-listed = "with a PMU"
+listed = [{ feature = "pmu" }]
+evidence = "e"
 [[entry.case]]
 action = "repair"
 when = "PMCNTENSET_EL0 != 0"
@@ -152,7 +160,7 @@ verdict = "proven"
 reason = "it clears what it restores"
 evidence = "commit 3"
 """
-    knowledge = Knowledge.parse([("k.toml", entry)])
+    knowledge = parse_knowledge([("k.toml", entry)])
     monkeypatch.setattr(explain_view.Knowledge, "builtin", staticmethod(lambda: knowledge))
     register = id_of("PMCNTENCLR_EL0")
     show_register(console(), register)

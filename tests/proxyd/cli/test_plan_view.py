@@ -6,9 +6,10 @@ import pytest
 
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of
-from proxyd.cli.plan_view import change_text, print_changes, print_notices, print_plan, summary
+from proxyd.cli.plan_view import change_text, print_changes, print_notices, print_plan, print_unaided, summary
 from proxyd.cli.terminal import console
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal, VcpuRegisters
+from proxyd.rewrite.unaided import Unaided
 from proxyd.rewrite.verdict import Verdict
 
 TCR2, PSCI, MMFR2 = map(id_of, ("TCR2_EL1", "FW_PSCI_VERSION", "ID_AA64MMFR2_EL1"))
@@ -90,3 +91,17 @@ def test_a_plan_without_anything_is_one_line(capsys: pytest.CaptureFixture[str])
 
 def test_figures_count_registers_not_vcpus() -> None:
     assert summary(plan(*REMOVED, SET, LOWERED)) == "3 changes (1 proven, 1 neutral, 1 lossy), 4 vCPUs"
+
+
+@pytest.mark.parametrize(
+    ("unaided", "line"),
+    [
+        (Unaided(), "without proxyd it would load, and nothing would be lost"),
+        (Unaided(fails=("a", "b"), changes=("c",)), "without proxyd the load would fail: a (and 1 more)"),
+        (Unaided(changes=("c",)), "without proxyd it would load, and change the guest without an error: c"),
+        (Unaided(unknown=("d",), changes=("c",)), "without proxyd nobody can say what would happen: d"),
+    ],
+)
+def test_what_would_happen_without_proxyd(unaided: Unaided, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_unaided(console(), unaided)
+    assert capsys.readouterr().out == f"\n{line}\n"

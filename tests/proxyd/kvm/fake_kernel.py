@@ -80,6 +80,8 @@ class FakeKernel:
         self.calls: list[int] = []
         self.api_version = 12
         self.arch = "aarch64"
+        self.clears = False
+        """Whether PMCNTENCLR_EL0 clears what PMCNTENSET_EL0 has, as Linux 6.7 to 6.14 do."""
         self.refuse: dict[int, int] = {}
         """Request -> errno: refused whatever it is about."""
 
@@ -275,6 +277,10 @@ class FakeKernel:
         if name_of(register).startswith("ID_") and differing & ~masks.get(register, 0):
             raise os_error(errno.EINVAL)
         vcpu.registers[register] = new
+        if self.clears and name_of(register) == "PMCNTENCLR_EL0":
+            twin = id_of("PMCNTENSET_EL0")
+            kept = int.from_bytes(vcpu.registers[twin], "little") & ~int.from_bytes(new, "little")
+            vcpu.registers[twin] = kept.to_bytes(8, "little")
         return 0
 
     def _file(self, what: Any) -> int:

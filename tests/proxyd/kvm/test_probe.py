@@ -49,6 +49,7 @@ def test_everything_else_that_is_asked() -> None:
     assert described.counter_hz == 62_500_000
     assert described.midrs == MIDRS
     assert described.sve_vector_bits == (128, 384)
+    assert described.pmu_writes == "stored"
     assert described.capabilities == {capability.name: ALL.get(capability.value, 0) for capability in abi.Capability}
 
 
@@ -67,6 +68,7 @@ def test_features_that_the_host_has_not_are_left_out_and_told() -> None:
         "mte": "KVM has no ARM_MTE",
     }
     assert described.sve_vector_bits is None
+    assert probed(FakeKernel(), {Feature.PSCI}).pmu_writes is None
     assert not any(name_of(register).startswith("APIA") for register in described.registers)
 
 

@@ -38,8 +38,7 @@ MEASURED = [
     ("neoverse-n1", "6.1", "ID_AA64DFR0_EL1", 0x10305408, ["DebugVer"]),
     ("neoverse-v1", "6.12", "ID_MMFR4_EL1", 0x1021110, ["CCIDX"]),
     ("neoverse-v1", "7.3", "ID_MMFR4_EL1", 0x1021110, ["CCIDX"]),
-    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011102101011, ["CCIDX"]),
-    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011102001011, []),  # NV of an older kernel is taken
+    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011100101011, ["CCIDX"]),
     ("max", "7.3", "ID_AA64MMFR1_EL1", 0x10102010312122, []),
     ("max", "7.3", "FW_PSCI_VERSION", 0x10001, []),
     ("max", "7.3", "CLIDR_EL1", 0x123, []),
@@ -50,6 +49,37 @@ MEASURED = [
 @pytest.mark.parametrize(("cpu", "kernel", "register", "value", "fields"), MEASURED)
 def test_as_measured(cpu: str, kernel: str, register: str, value: int, fields: list[str | None]) -> None:
     assert refused(acceptance(host(kernel, cpu)), register, value) == fields
+
+
+# Taken without an error, and not kept: measured, KVM_SET_ONE_REG and KVM_GET_ONE_REG.
+SILENT = [
+    ("neoverse-v1", "7.3", "ID_AA64MMFR2_EL1", 0x220011102001011, {"NV": 0}),
+    ("neoverse-n1", "7.3", "PMCR_EL0", 0x410C30AC, {"IDCODE": 0, "IMP": 0}),
+    ("neoverse-n1", "7.3", "PMCR_EL0", 0x4000, {"N": 6}),
+    ("neoverse-n1", "6.1", "PMCR_EL0", 0x410C30AC, {}),
+    ("neoverse-n1", "6.16", "PMCNTENSET_EL0", 0xFFFFFFFF, {None: 0}),
+    ("neoverse-n1", "6.1", "PMCNTENSET_EL0", 0xFFFFFFFF, {}),
+    ("neoverse-n1", "6.16", "PMCNTENCLR_EL0", 0xFFFFFFFF, {None: 0}),
+    ("neoverse-n1", "6.12", "PMCNTENCLR_EL0", 0xFFFFFFFF, {}),  # clears: another story
+    ("neoverse-n1", "7.3", "FW_WORKAROUND_1", 0, {None: 2}),
+]
+
+
+@pytest.mark.parametrize(("cpu", "kernel", "register", "value", "kept"), SILENT)
+def test_what_is_taken_and_not_kept(
+    cpu: str, kernel: str, register: str, value: int, kept: dict[str | None, int]
+) -> None:
+    found = acceptance(host(kernel, cpu)).mismatches(id_of(register), value)
+    assert {mismatch.field: mismatch.destination_value for mismatch in found} == kept
+    assert all(mismatch.silent for mismatch in found)
+    assert all(mismatch.why.endswith("without an error") for mismatch in found)
+
+
+def test_cache_lines_must_not_be_shorter() -> None:
+    where = acceptance(host("7.3", "neoverse-n1"))
+    (mismatch,) = where.mismatches(id_of("DEMUX_CCSIDR[0]"), 0)
+    assert (mismatch.field, mismatch.why, mismatch.silent) == ("LineSize", "takes at least its own value", False)
+    assert where.mismatches(id_of("DEMUX_CCSIDR[0]"), 0x701FE01A) == ()
 
 
 def test_masks_come_from_the_knowledge_base_if_nobody_asked_the_kernel() -> None:
@@ -98,6 +128,7 @@ def test_bitmaps_are_subsets_and_identity_is_equal() -> None:
     assert mismatch.why == "does not know the bits 0x2"
     (mismatch,) = where.mismatches(id_of("MIDR_EL1"), 2)
     assert mismatch.why == "takes only its own value"
+    assert refused(small(FW_WORKAROUND_1=1), "FW_WORKAROUND_1", 2) == [None]
     (mismatch,) = small(FW_PSCI_VERSION=0x10001).mismatches(id_of("FW_PSCI_VERSION"), 0x10003)
     assert mismatch.why == "takes at most its own value"
 

@@ -1,41 +1,72 @@
-"""The knowledge base: the one that ships, and how a wrong one is reported."""
+"""The knowledge base that ships: whole, with evidence, and true of the kernels that were measured."""
 
 from __future__ import annotations
 
 import pytest
 
-from formats.arm64.register_id import id_of
-from proxyd.rewrite.kernel import KernelRelease
-from proxyd.rewrite.knowledge import Accepts, CaseAction, Knowledge, KnowledgeError
+from formats.arm64.register_id import id_of, known_ids, name_of
+from proxyd.rewrite.host import HostDescription
+from proxyd.rewrite.kernel import KernelRange, KernelRelease, parse_kernel
+from proxyd.rewrite.knowledge import Accepted, Accepts, CaseAction, Entry, Knowledge, Listing
+from proxyd.rewrite.knowledge_file import parse_knowledge
+from proxyd.rewrite.vcpu_features import features_of
 from proxyd.rewrite.verdict import Verdict
+from tests import recorded
 
 TCR2, CLIDR = id_of("TCR2_EL1"), id_of("CLIDR_EL1")
+BUILTIN = Knowledge.builtin()
 
 
-def test_the_registers_of_the_measured_cases_have_entries() -> None:
-    knowledge = Knowledge.builtin()
-    names = ["TCR2_EL1", "PIRE0_EL1", "PIR_EL1", "FW_VENDOR_HYP_BMAP_2", "CLIDR_EL1", "PMMIR_EL1", "0x40200000200e0298"]
-    names += [f"DEMUX_CCSIDR[{n}]" for n in range(14)]
-    for name in names:
-        entry = knowledge.entry(id_of(name))
-        assert entry is not None, name
-        assert entry.cases, name
-    assert knowledge.entry(id_of("TPIDR_EL1")) is None
-    assert knowledge.newest_kernel == KernelRelease(7, 3)
-    assert Knowledge.builtin() is knowledge
+def test_every_register_that_has_a_name_has_an_entry() -> None:
+    assert [name_of(register) for register in known_ids() if BUILTIN.entry(register) is None] == []
+    assert len(BUILTIN.entries) > 340
+    assert BUILTIN.newest_kernel == KernelRelease(7, 3)
+    assert Knowledge.builtin() is BUILTIN
 
 
-def test_every_case_has_reason_and_evidence() -> None:
-    for entry in Knowledge.builtin().entries.values():
-        assert entry.listed
+@pytest.mark.parametrize("cpu", recorded.CPUS)
+@pytest.mark.parametrize("kernel", recorded.KERNELS)
+def test_it_lists_what_the_real_kernel_lists(kernel: str, cpu: str) -> None:
+    registers = HostDescription.parse(recorded.host_json(kernel, cpu), "host").registers
+    release = parse_kernel(kernel)
+    assert release is not None
+    assert [name_of(register) for register in registers if BUILTIN.entry(register) is None] == []
+    said = {
+        register: entry.is_listed(release, features_of(registers), registers)
+        for register, entry in BUILTIN.entries.items()
+    }
+    wrong = {name_of(register) for register, listed in said.items() if listed is (register not in registers)}
+    assert wrong == set()
+    undecided = {name_of(register) for register, listed in said.items() if listed is None}
+    assert undecided == ({f"DEMUX_CCSIDR[{n}]" for n in range(14)} if kernel == "6.1" else set())
+
+
+def test_everything_has_reason_and_evidence() -> None:
+    for entry in BUILTIN.entries.values():
+        assert entry.evidence.strip()
         for case in entry.cases:
             assert case.reason.strip()
             assert case.evidence.strip()
 
 
-def test_the_first_case_that_holds_decides() -> None:
-    entry = Knowledge.builtin().entry(TCR2)
+def test_a_register_that_may_be_missing_says_what_that_means() -> None:
+    sometimes = {
+        name_of(register)
+        for register, entry in BUILTIN.entries.items()
+        if any(listing.kernels.first and listing.feature is None for listing in entry.listing)
+    }
+    silent = {name for name in sometimes if not any(c.action is CaseAction.ABSENT for c in _entry(name).cases)}
+    assert silent == set()
+
+
+def _entry(name: str) -> Entry:
+    entry = BUILTIN.entry(id_of(name))
     assert entry is not None
+    return entry
+
+
+def test_the_first_case_that_holds_decides() -> None:
+    entry = _entry("TCR2_EL1")
     mmfr3 = id_of("ID_AA64MMFR3_EL1")
     without, with_ = ({mmfr3: 0, TCR2: 0}, {mmfr3: 1, TCR2: 0})
     found = [entry.case(CaseAction.REMOVE, None, stream, None) for stream in (without, with_)]
@@ -44,13 +75,40 @@ def test_the_first_case_that_holds_decides() -> None:
 
 
 def test_acceptance_by_kernel() -> None:
-    entry = Knowledge.builtin().entry(CLIDR)
-    assert entry is not None
-    assert entry.acceptance(KernelRelease(6, 2)) is Accepts.EQUAL
-    assert entry.acceptance(KernelRelease(6, 3)) is Accepts.ANY
-    assert entry.acceptance(None) is Accepts.EQUAL  # not known: the strictest
-    assert entry.acceptance(KernelRelease(6, 3), "LoC") is None
-    assert entry.acceptance(None, "LoC") is None
+    entry = _entry("CLIDR_EL1")
+    equal, anything = entry.accepts
+    assert entry.accepted(KernelRelease(6, 2)) == (equal,)
+    assert entry.accepted(KernelRelease(6, 3)) == (anything,)
+    assert entry.accepted(None) == (equal, anything)  # not known: all that any kernel asks for
+    assert entry.accepted(KernelRelease(6, 3), "LoC") == ()
+
+
+def test_rules_as_people_read_them() -> None:
+    kernels = KernelRange(KernelRelease(6, 7), None)
+    assert str(Accepted(kernels, "N", Accepts.AT_MOST, silent=True)) == (
+        "field N: at-most (Linux 6.7 and newer), another is ignored without an error"
+    )
+    assert str(Accepted(KernelRange(), None, Accepts.EQUAL)) == "equal (every kernel)"
+    assert str(Listing(kernels, feature="pmu", sometimes="if it rains")) == (
+        "Linux 6.7 and newer: with pmu, if it rains"
+    )
+    assert _entry("TCR2_EL1").listed == (
+        "Linux 6.5 to 6.12: always; Linux 6.13 and newer: if ID_AA64MMFR3_EL1.TCRX != 0"
+    )
+    assert _entry("DBGDTR_EL0").listed == "never by KVM"
+
+
+def test_loaders() -> None:
+    old, new = BUILTIN.loader((10, 2)), BUILTIN.loader((12, 0))
+    assert old is not None
+    assert new is not None
+    assert (old.longer, old.dropped_above, new.longer, new.dropped_above) == (False, True, True, False)
+    assert new.tolerates(TCR2, 5)
+    assert new.tolerates(id_of("FW_VENDOR_HYP_BMAP_2"), 0)
+    assert not new.tolerates(id_of("FW_VENDOR_HYP_BMAP_2"), 1)
+    assert not old.tolerates(TCR2, 0)
+    assert BUILTIN.loader(None) is None
+    assert BUILTIN.loader((1, 7)) is None
 
 
 MASKS = b"""
@@ -73,54 +131,5 @@ ID_AA64MMFR0_EL1 = "0xf0"
     ],
 )
 def test_masks_of_kernels_between_the_known_ones(kernel: tuple[int, int], masks: dict[str, int]) -> None:
-    knowledge = Knowledge.parse([("m.toml", MASKS)])
+    knowledge = parse_knowledge([("m.toml", MASKS)])
     assert knowledge.writable_masks(KernelRelease(*kernel)) == {id_of(name): mask for name, mask in masks.items()}
-
-
-ENTRY = '[[entry]]\nregisters = ["TCR2_EL1"]\nlisted = "always"\n'
-CASE = '[[entry.case]]\naction = "remove"\nverdict = "proven"\nreason = "r"\nevidence = "e"\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[", "k.toml: "),
-        (ENTRY + "typo = 1", "k.toml: Object contains unknown field `typo`"),
-        (ENTRY + ENTRY, "k.toml: entry[1]: ['TCR2_EL1'] has an entry already"),
-        (ENTRY.replace("TCR2", "TCR3"), "k.toml: entry[0]: name of a register or its id in hex expected"),
-        (ENTRY + CASE.replace('"r"', '""'), "k.toml: entry[0].case[0].reason: a sentence expected, found nothing"),
-        (ENTRY + CASE + 'when = "X == 0"', "k.toml: entry[0]: k.toml: entry[0].case[0].when: name of a register"),
-        (ENTRY + CASE + 'field = "X"', "k.toml: entry[0]: field of TCR2_EL1"),
-        (ENTRY + CASE + 'fields = ["PIE", "X"]', "k.toml: entry[0]: field of TCR2_EL1"),
-        (
-            ENTRY + CASE + 'fields = ["PIE"]\nfield = "PIE"',
-            "k.toml: entry[0].case[0]: field or fields expected, found both",
-        ),
-        (ENTRY + CASE.replace("proven", "unknown"), "k.toml: Invalid enum value 'unknown'"),
-        (ENTRY + 'accepts = [{ values = "any", field = "X" }]', "k.toml: entry[0]: field of TCR2_EL1"),
-        (
-            ENTRY + 'accepts = [{ values = "any", since = "x" }]',
-            "k.toml: entry[0]: kernel release such as 6.12 expected",
-        ),
-        (ENTRY + 'enabled_by = { field = "TCR2_EL1.X", since = "6.13" }', "k.toml: entry[0]: field of TCR2_EL1"),
-        (
-            ENTRY + CASE + 'repair = { complement_of = "PIR_EL1", since = "6.7", until = "6.12" }',
-            "k.toml: entry[0].case[0]: a table repair expected with action repair, and only with it",
-        ),
-        (ENTRY + CASE.replace("remove", "repair"), "k.toml: entry[0].case[0]: a table repair expected"),
-        ('[masks.new]\nTCR2_EL1 = "0x1"', "k.toml: masks: kernel release such as 6.12 expected, found 'new'"),
-    ],
-)
-def test_a_wrong_file(text: str, message: str) -> None:
-    with pytest.raises(KnowledgeError) as caught:
-        Knowledge.parse([("k.toml", text.encode())])
-    assert str(caught.value).startswith(message)
-
-
-def test_a_case_may_be_about_several_fields() -> None:
-    knowledge = Knowledge.parse([("k.toml", (ENTRY + CASE + 'fields = ["PIE", "POE"]').encode())])
-    entry = knowledge.entry(TCR2)
-    assert entry is not None
-    assert [(case.field, case.verdict) for case in entry.cases] == [("PIE", Verdict.PROVEN), ("POE", Verdict.PROVEN)]
-    assert entry.case(CaseAction.REMOVE, "POE", {}, None) is entry.cases[1]
-    assert entry.case(CaseAction.REMOVE, None, {}, None) is None

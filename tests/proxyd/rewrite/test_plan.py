@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Literal
 
 import pytest
 
@@ -12,6 +13,7 @@ from formats.events import DeviceTail
 from formats.parser import StreamParser
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
+from proxyd.rewrite.knowledge_file import parse_knowledge
 from proxyd.rewrite.plan import Action, Destination, Notice, Outcome, Plan, VcpuRegisters, make_plan
 from proxyd.rewrite.policy import StreamLimits
 from proxyd.rewrite.profile import Profile
@@ -51,9 +53,9 @@ def refused(result: Plan) -> set[str]:
 
 # What happened when these streams were loaded as they are, on the real kernel under QEMU 10.0.
 LOADED_AS_THEY_ARE = [
-    (N1, "6.1", "7.3"), (N1, "6.18", "6.19"), (N1, "6.18", "7.3"), (N1, "6.19", "7.3"),
+    (N1, "6.18", "6.19"), (N1, "6.18", "7.3"), (N1, "6.19", "7.3"),
     (V1, "6.18", "7.3"), (V1, "6.19", "7.0"),
-    (MAX, "6.12", "6.16"), (MAX, "6.18", "6.17"), (MAX, "6.18", "6.19"), (MAX, "6.18", "7.3"),
+    (MAX, "6.18", "6.17"), (MAX, "6.18", "6.19"), (MAX, "6.18", "7.3"),
 ]  # fmt: skip
 
 
@@ -79,18 +81,28 @@ RAISED = {
 }
 # Linux 6.12 takes these values and loses them, unless it gets the complement in the CLR register.
 KEPT = dict.fromkeys(("PMCNTENCLR_EL0", "PMINTENCLR_EL1", "PMOVSCLR_EL0"), Verdict.NEUTRAL)
+# What the destination takes, and replaces by its own without an error: sent as it will be, and named.
+NO_CODES = dict.fromkeys(("PMCR_EL0.IDCODE", "PMCR_EL0.IMP"), Verdict.NEUTRAL)
+NO_NV = {"ID_AA64MMFR2_EL1.NV": Verdict.NEUTRAL}
 NEWER = ("6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3")
 
 # What failed as it is, and loaded with these changes.
 LOADED_REWRITTEN = [
     *[(N1, "6.12", newer, FEATURELESS) for newer in NEWER],
-    *[(V1, "6.12", newer, FEATURELESS) for newer in NEWER],
-    (N1, "6.1", "6.12", KEPT),
-    (V1, "6.1", "6.12", NO_CCIDX | KEPT),
-    (V1, "6.1", "7.3", NO_CCIDX),
-    *[(MAX, "6.12", newer, {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL}) for newer in NEWER[1:]],
-    (MAX, "6.1", "6.12", {"ID_AA64MMFR1_EL1.HCX": Verdict.NEUTRAL, "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL} | KEPT),
-    (MAX, "6.1", "7.3", RAISED),
+    *[(V1, "6.12", newer, FEATURELESS | NO_NV) for newer in NEWER],
+    (N1, "6.1", "6.12", KEPT | NO_CODES),
+    (N1, "6.1", "7.3", NO_CODES),
+    (V1, "6.1", "6.12", NO_CCIDX | KEPT | NO_CODES),
+    (V1, "6.1", "7.3", NO_CCIDX | NO_NV | NO_CODES),
+    (MAX, "6.12", "6.16", NO_NV),
+    *[(MAX, "6.12", newer, {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL} | NO_NV) for newer in NEWER[1:]],
+    (
+        MAX,
+        "6.1",
+        "6.12",
+        {"ID_AA64MMFR1_EL1.HCX": Verdict.NEUTRAL, "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL} | KEPT | NO_CODES,
+    ),
+    (MAX, "6.1", "7.3", RAISED | NO_NV | NO_CODES),
     (N1, "7.3", "7.2", {"PMMIR_EL1": Verdict.PROVEN}),
     (N1, "7.3", "6.16", {"PMMIR_EL1": Verdict.PROVEN}),
     (MAX, "7.3", "7.2", {"PMMIR_EL1": Verdict.PROVEN}),
@@ -148,7 +160,7 @@ def test_all_vcpus_of_a_guest_are_planned_alike() -> None:
     result = plan("6.12", "7.3", V1, "full-smp2")
     assert [vcpu.vcpu for vcpu in result.vcpus] == [0, 1]
     assert sorted({(change.vcpu, change.target) for change in result.changes}) == [
-        (vcpu, name) for vcpu in (0, 1) for name in ("PIRE0_EL1", "PIR_EL1", "TCR2_EL1")
+        (vcpu, name) for vcpu in (0, 1) for name in ("ID_AA64MMFR2_EL1.NV", "PIRE0_EL1", "PIR_EL1", "TCR2_EL1")
     ]
 
 
@@ -161,9 +173,12 @@ def test_what_the_destination_adds_is_told() -> None:
     result = plan("6.12", "7.3", N1)
     told = {name_of(notice.register or 0): notice.text for notice in result.notices}
     assert told == {
-        "PMMIR_EL1": "not in the stream: the destination keeps its own value; up to 7.2 the guest read it as zero",
+        "PMMIR_EL1": (
+            "not in the stream: 0 on this host, and that is what the guest read on a kernel that does not list it"
+        ),
         "FW_VENDOR_HYP_BMAP_2": (
-            "not in the stream: the destination keeps its default, 0: the services did not exist on the source"
+            "not in the stream: 0, the destination's own value, means what the source's kernel did: none of the "
+            "register's hypercalls is offered"
         ),
     }
 
@@ -177,8 +192,10 @@ def one(registers: dict[int, int], vcpu: int = 0) -> VcpuRegisters:
     return VcpuRegisters(vcpu, CpregList(registers))
 
 
-def small_host(registers: dict[int, int], kernel: str | None = "7.3") -> HostDescription:
-    return HostDescription(name="h", registers=CpregList(registers), kernel=kernel)
+def small_host(
+    registers: dict[int, int], kernel: str | None = "7.3", pmu_writes: Literal["stored", "as-guest"] | None = None
+) -> HostDescription:
+    return HostDescription(name="h", registers=CpregList(registers), kernel=kernel, pmu_writes=pmu_writes)
 
 
 def profile(text: str) -> Profile:
@@ -283,48 +300,134 @@ def test_registers_that_the_stream_lacks_altogether_enable_nothing() -> None:
     result = make_plan([one({TPIDR: 1})], Destination(small_host({TPIDR: 0, TCR2: 0})), KNOWLEDGE)
     assert result.outcome is Outcome.LOADS_AS_IS
     assert [str(notice) for notice in result.notices] == [
-        "vcpu 0: TCR2_EL1 (0x603000000013c103): not in the stream: the destination keeps the reset value, 0"
+        (
+            "vcpu 0: TCR2_EL1 (0x603000000013c103): not in the stream: the source had no such register, and the "
+            "destination's holds its reset value, 0: nothing is turned on"
+        )
     ]
-    plain = make_plan([one({TPIDR: 1})], Destination(small_host({TPIDR: 0, MMFR3: 3})), KNOWLEDGE)
+
+
+def test_what_the_destination_would_make_up_is_refused_unless_it_is_known() -> None:
+    timer = id_of("TIMER_CNT")
+    lost = make_plan([one({TPIDR: 1})], Destination(small_host({TPIDR: 0, timer: 5, MMFR3: 3})), KNOWLEDGE)
+    assert [str(refusal) for refusal in lost.refusals] == [
+        (
+            "vcpu 0: ID_AA64MMFR3_EL1 (0x603000000013c03b), 0x3 at the destination: unknown: not in the stream: "
+            "the guest would go on with a value that the destination makes up"
+        ),
+        (
+            "vcpu 0: TIMER_CNT (0x603000000013df1a), 0x5 at the destination: unknown: not in the stream: "
+            "the guest's time would jump to what the destination makes up, and its timer would not come"
+        ),
+    ]
+    tcg = HostDescription(name="h", registers=CpregList({TPIDR: 0, MMFR3: 3}), accelerator="tcg")
+    plain = make_plan([one({TPIDR: 1})], Destination(tcg), KNOWLEDGE)
+    assert plain.outcome is Outcome.LOADS_AS_IS
     assert plain.notices[0].text == "not in the stream: the destination keeps its own value, 0x3"
+
+
+def test_what_the_source_meant_by_leaving_a_register_out_is_added() -> None:
+    result = make_plan([one({TPIDR: 1})], Destination(small_host({TPIDR: 0, PSCI: 0x10003})), KNOWLEDGE)
+    (change,) = result.changes
+    assert (change.action, change.register, change.new, change.verdict) == (Action.ADD, PSCI, 2, Verdict.NEUTRAL)
+    assert result.rewritten[0].registers[PSCI] == 2
+
+
+def test_an_absence_that_loses_something_may_be_allowed() -> None:
+    text = b"""
+[[entry]]
+registers = ["TCR2_EL1"]
+listed = [{}]
+evidence = "e"
+[[entry.case]]
+action = "absent"
+verdict = "lossy"
+reason = "gone"
+evidence = "e"
+"""
+    knowledge = parse_knowledge([("k.toml", text)])
+    destination = Destination(small_host({TPIDR: 0, TCR2: 0}))
+    refused_ = make_plan([one({TPIDR: 1})], destination, knowledge)
+    assert refused_.refusals[0].reason == 'not in the stream: gone (allow = ["TCR2_EL1"] accepts that)'
+    allowed = make_plan([one({TPIDR: 1})], destination, knowledge, frozenset({TCR2}))
+    assert [notice.text for notice in allowed.notices if notice.register] == ["not in the stream: gone"]
 
 
 PMU = {id_of(name): value for name, value in {"PMCNTENSET_EL0": 0x80000001, "PMCNTENCLR_EL0": 0x80000001}.items()}
 
 
+SET, CLR = id_of("PMCNTENSET_EL0"), id_of("PMCNTENCLR_EL0")
+# The vCPU that the destination offers has six counters, and the guest uses one of them.
+PMCR = id_of("PMCR_EL0")
+OWN = dict.fromkeys(PMU, 0) | {PMCR: 0x3000}
+GUEST = PMU | {PMCR: 0x3001}
+AS_IT_IS, COMPLEMENT, IN_DOUBT = 0x80000001, 0x7FFFFFFE, None
+
+
 @pytest.mark.parametrize(
-    ("kernel", "sent"),
+    ("kernel", "probed", "sent"),
     [
-        ("6.6.50", 0x80000001),
-        ("6.7.1", 0x7FFFFFFE),
-        ("6.12.107+deb13-cloud-arm64", 0x7FFFFFFE),
-        ("6.12.108", 0x80000001),  # newer than what is known: the same change might be the loss
-        ("6.12", 0x80000001),
-        ("6.12.0-55.9.1.el10_0.aarch64", 0x80000001),  # who knows what was backported
-        ("6.8.0-31-generic", 0x80000001),
-        ("6.13.1", 0x80000001),
-        (None, 0x80000001),
+        ("6.6.50", None, AS_IT_IS),
+        ("6.7.1", None, COMPLEMENT),
+        ("6.12.107+deb13-cloud-arm64", None, COMPLEMENT),
+        ("6.12.108", None, IN_DOUBT),  # newer than what is known: the same change might be the loss
+        ("6.12", None, IN_DOUBT),
+        ("6.12.0-55.9.1.el10_0.aarch64", None, IN_DOUBT),  # who knows what was backported
+        ("6.8.0-31-generic", None, IN_DOUBT),
+        ("6.13.1", None, AS_IT_IS),
+        (None, None, AS_IT_IS),
+        # A probe has tried it.
+        ("6.8.0-31-generic", "stored", AS_IT_IS),
+        ("6.8.0-31-generic", "as-guest", COMPLEMENT),
+        ("6.12.107", "stored", AS_IT_IS),
+        (None, "as-guest", COMPLEMENT),
     ],
 )
-def test_enabled_counters_survive_a_kernel_that_clears_what_it_restores(kernel: str | None, sent: int) -> None:
+def test_enabled_counters_survive_a_kernel_that_clears_what_it_restores(
+    kernel: str | None, probed: Literal["stored", "as-guest"] | None, sent: int | None
+) -> None:
     """What the kernel does with it, as measured: (old | SET) & ~CLR."""
-    destination = Destination(small_host(dict.fromkeys(PMU, 0), kernel))
-    result = make_plan([one(PMU)], destination, KNOWLEDGE)
+    destination = Destination(small_host(OWN, kernel, probed))
+    result = make_plan([one(GUEST)], destination, KNOWLEDGE)
     after = result.rewritten[0].registers
-    set_, clr = id_of("PMCNTENSET_EL0"), id_of("PMCNTENCLR_EL0")
-    assert (after[set_], after[clr]) == (0x80000001, sent)
+    if sent is IN_DOUBT:
+        assert [str(refusal) for refusal in result.refusals] == [
+            (
+                "vcpu 0: PMCNTENCLR_EL0 (0x603000000013dce2) = 0x80000001: lossy: PMCNTENSET_EL0 is lost if this "
+                "kernel is as Linux 6.7 to 6.12.107, and its release does not tell: a description by proxyd probe does "
+                '(allow = ["PMCNTENCLR_EL0"] accepts that)'
+            )
+        ]
+        allowed = make_plan([one(GUEST)], destination, KNOWLEDGE, frozenset({CLR}))
+        assert (allowed.outcome, len(allowed.notices)) == (Outcome.LOADS_AS_IS, 1)
+        off = make_plan([one(GUEST | {PMCR: 0x3000})], destination, KNOWLEDGE)
+        assert (off.outcome, off.notices) == (allowed.outcome, allowed.notices)
+        unused = make_plan([one(GUEST | dict.fromkeys(PMU, 0))], destination, KNOWLEDGE)
+        assert unused.outcome is Outcome.LOADS_AS_IS
+        return
+    assert (after[SET], after[CLR]) == (0x80000001, sent)
     if result.changes:
         for old in (0, 0x8000001E, 0xFFFFFFFF):
-            assert (old | after[set_]) & ~after[clr] == 0x80000001
+            assert (old | after[SET]) & ~after[CLR] == 0x80000001
         assert make_plan(result.rewritten, destination, KNOWLEDGE).outcome is Outcome.LOADS_AS_IS
-    in_doubt = kernel is not None and kernel.startswith(("6.12", "6.8")) and not result.changes
-    doubt = (
-        "vcpu 0: PMCNTENCLR_EL0 (0x603000000013dce2): passed as it is, and PMCNTENSET_EL0 is lost if this kernel is as "
-        "Linux 6.7 to 6.12.107: its release does not tell"
-    )
-    assert [str(notice) for notice in result.notices] == [doubt] * in_doubt
-    without_set = make_plan([one({clr: 1})], destination, KNOWLEDGE)
-    assert without_set.changes == ()
+    assert (result.refusals, result.notices) == ((), ())
+
+
+def test_the_other_register_decides_what_is_repaired() -> None:
+    destination = Destination(small_host({CLR: 0, id_of("PMCR_EL0"): 0x3000}, "6.7.1"))
+    guest = one({CLR: 1, id_of("PMCR_EL0"): 0x3000})
+    assert make_plan([guest], destination, KNOWLEDGE).changes == ()
+
+
+def test_a_counter_that_the_destination_has_not_got() -> None:
+    pmcr = id_of("PMCR_EL0")
+    result = make_plan([one({pmcr: 0x4000})], Destination(small_host({pmcr: 0x3000})), KNOWLEDGE)
+    assert result.refusals[0].reason.startswith("the guest found more event counters at boot")
+    fewer = make_plan([one({pmcr: 0x2000})], Destination(small_host({pmcr: 0x3000})), KNOWLEDGE)
+    assert fewer.outcome is Outcome.LOADS_AS_IS
+    stray = make_plan([one({pmcr: 0x3000, SET: 0x41})], Destination(small_host({pmcr: 0x3000, SET: 0})), KNOWLEDGE)
+    assert [(change.old, change.new) for change in stray.changes] == [(0x40, 0)]
+    assert stray.rewritten[0].registers[SET] == 0x1
 
 
 def test_a_kernel_newer_than_the_knowledge_base_is_reported() -> None:
@@ -339,14 +442,38 @@ def test_no_vcpus_no_plan() -> None:
     assert make_plan([], Destination(), KNOWLEDGE).outcome is Outcome.LOADS_AS_IS
 
 
-def test_a_field_that_nothing_is_known_of_is_refused() -> None:
+def test_what_no_allow_list_permits() -> None:
     mmfr0 = id_of("ID_AA64MMFR0_EL1")
     result = make_plan([one({mmfr0: 0x6})], Destination(small_host({mmfr0: 0x5})), KNOWLEDGE)
     assert str(result.refusals[0]) == (
         "vcpu 0: ID_AA64MMFR0_EL1 (0x603000000013c038) field PARANGE = 0x6, 0x5 at the destination: unknown: "
-        "the destination takes at most its own value, and nothing is known of it"
+        "the guest set its page tables up for another size of physical addresses, of ASIDs or of granules than this "
+        "host has"
     )
-    # Not even leave to lose lets it pass: nobody can say what would be lost.
+    # Not even leave to lose lets it pass.
     everything = frozenset({mmfr0})
     allowed = make_plan([one({mmfr0: 0x6})], Destination(small_host({mmfr0: 0x5})), KNOWLEDGE, everything)
     assert allowed.outcome is Outcome.REFUSED
+    nameless = id_of("ID_UNALLOCATED_7_7")
+    unheard = make_plan([one({nameless: 0x6})], Destination(small_host({nameless: 0x5})), KNOWLEDGE)
+    assert unheard.refusals[0].reason == "the destination takes only its own value, and no known case covers it"
+
+
+def test_what_the_guest_reads_otherwise_than_the_list_says_is_told() -> None:
+    ctr, ptimer = id_of("CTR_EL0"), id_of("PTIMER_CTL")
+    destination = Destination(small_host({ctr: 1, ptimer: 0}))
+    result = make_plan([one({ctr: 1})], destination, KNOWLEDGE)
+    assert result.notices[0].text.startswith("the guest may read IDC as 0 on its source and as 1 here")
+
+
+def test_a_guest_without_a_pmu_meets_a_vcpu_without_one() -> None:
+    dfr0, pmcr = id_of("ID_AA64DFR0_EL1"), id_of("PMCR_EL0")
+    destination = Destination(small_host({dfr0: 0x506, pmcr: 0x3000}, "6.1"))
+    result = make_plan([one({dfr0: 0x6})], destination, KNOWLEDGE)
+    assert (result.outcome, result.refusals) == (Outcome.LOADS_AS_IS, ())
+    assert [notice.text for notice in result.notices] == [
+        (
+            "the guest has no pmu, and the destination is described with it: its registers without are derived, "
+            "not read (proxyd probe reads them)"
+        )
+    ]

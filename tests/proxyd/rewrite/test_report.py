@@ -40,3 +40,16 @@ def test_json() -> None:
         "0x10001",
     )
     assert [notice["register"] for notice in document["notices"]] == [None]
+    assert document["unaided"] == {
+        "foreseen": "fails",
+        "fails": ["FW_PSCI_VERSION = 0x10003: EINVAL, the destination takes at most its own value"],
+        "changes": [],
+        "unknown": [
+            "3 registers for 2: QEMU up to 10.2 fails on that; its version is not known",
+            (
+                "TCR2_EL1 (0x603000000013c103) = 0x0: the destination does not list it, and its QEMU's version is not "
+                "known"
+            ),
+        ],
+    }
+    assert RewriteReport(None, make_plan([], Destination(), Knowledge.builtin())).to_json_dict()["unaided"] is None
