@@ -8,8 +8,10 @@ judged by what was measured before it. Where it changes what proxyd does, the ce
 import re
 from collections.abc import Iterable, Iterator
 
-from formats.arm64.register_id import name_of
+from formats.arm64.id_fields import field_named
+from formats.arm64.register_id import id_of, name_of
 from proxyd.rewrite.plan import Plan
+from proxyd.rewrite.unaided import Foreseen, Unaided
 from tests.kvmlab.hostdesc import host_description
 from tests.kvmlab.prediction import plan_between
 from tests.kvmlab.results import Noticed, Refusal, Result, Results, refusal_of
@@ -35,15 +37,55 @@ def plan_of(result: Result, results: Results) -> Plan:
 
 
 def unnamed(result: Result, plan: Plan) -> tuple[Noticed, ...]:
-    """What the guest found different after a load through proxyd, and neither proxyd's log names nor *plan*."""
+    """What the guest found different after a load through proxyd, and neither proxyd's log names nor *plan*.
+
+    A change of a field names that field alone.
+    """
     move = result.proxied
     if move.end != "loads":
         return ()
     named = {touched.register for touched in move.touched} | set(move.told)
-    named |= {name_of(change.register) for change in plan.changes}
+    named |= {change.target for change in plan.changes}
     named |= {name_of(notice.register) for notice in plan.notices if notice.register is not None}
-    named |= {re.split(r"[.\[]", name)[0] for name in named}
-    return tuple(each for each in move.noticed if not {each.register, STORED_AS.get(each.register)} & named)
+    whole = {re.sub(r"\[\d+\]$", "", name) for name in named if "." not in name}
+    return tuple(
+        each
+        for each in move.noticed
+        if not {each.register, STORED_AS.get(each.register)} & whole and _left(each, named)
+    )
+
+
+def _left(noticed: Noticed, named: set[str]) -> int:
+    """The bits that differ, without those of fields that are named."""
+    left = int(noticed.was, 16) ^ int(noticed.now, 16)
+    for name in named:
+        register, dot, field = name.partition(".")
+        if dot and register == noticed.register:
+            left &= ~_mask(register, field)
+    return left
+
+
+def _mask(register: str, field: str) -> int:
+    """Of a field by its name, or by its bits: ``[63:60]``, where it has none."""
+    bits = re.fullmatch(r"\[(\d+):(\d+)\]", field)
+    if bits is None:
+        return field_named(id_of(register), field).mask
+    return (2 << int(bits[1])) - (1 << int(bits[2]))
+
+
+def silently_wrong(result: Result, unaided: Unaided) -> Iterator[str]:
+    """Say where the migration with nothing between was not as foreseen."""
+    move = result.direct
+    foreseen = unaided.foreseen
+    expected = "fails" if foreseen is Foreseen.FAILS else "loads"
+    if foreseen is Foreseen.UNKNOWN or move.end != expected:
+        yield f"foreseen {foreseen} directly, and it {move.end}"
+    elif move.end == "loads":
+        said = " ".join(unaided.changes)
+        for each in move.noticed:
+            names = [name for name in (each.register, STORED_AS.get(each.register)) if name]
+            if not any(re.search(rf"\b{re.escape(name)}\b", said) for name in names):
+                yield f"directly, it is not foreseen that {each}"
 
 
 def mismatches(result: Result, results: Results) -> Iterator[str]:
@@ -68,6 +110,8 @@ def mismatches(result: Result, results: Results) -> Iterator[str]:
         yield "not loaded through proxyd, and the guest does not count on at its source"
     for noticed in unnamed(result, plan):
         yield f"proxyd does not name {noticed}"
+    if plan.unaided is not None:
+        yield from silently_wrong(result, plan.unaided)
 
 
 def _names(refusals: Iterable[Refusal]) -> list[str]:
