@@ -24,7 +24,7 @@ from tests.kvmlab.migration import migrate
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
 from tests.kvmlab.recorder import recording_relay
 from tests.kvmlab.report import page
-from tests.kvmlab.results import read_results, write_short
+from tests.kvmlab.results import Results, read_results, write_short
 from tests.kvmlab.selection import selected
 
 Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
@@ -175,7 +175,15 @@ async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
     os.nice(5)  # it takes hours, and leaves the machine to others; hosts inherit it
     with tempfile.TemporaryDirectory() as directory:
         errors = await run_matrix(lab, arguments.cells, arguments.results, Path(directory), arguments.jobs)
-    return 1 if errors else 0
+    return 1 if errors or not _as_predicted(read_results([arguments.results])) else 0
+
+
+def _as_predicted(results: Results) -> bool:
+    """Tell of each cell that was not as predicted; True if there is none, and none that broke off."""
+    found = [(key, text) for key, cell in results.cells.items() for text in mismatches(cell, results)]
+    for key, text in [*found, *results.broken.items()]:
+        print(f"{key}: {text}", file=sys.stderr)
+    return not found and not results.broken
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -188,7 +196,7 @@ def _report(arguments: argparse.Namespace) -> int:
         arguments.page.write_text(text)
     else:
         print(text, end="")
-    return 1 if results.broken or any(list(mismatches(cell, results)) for cell in results.cells.values()) else 0
+    return 0 if _as_predicted(results) else 1
 
 
 async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
