@@ -1,8 +1,8 @@
 """Whether a cell was as proxyd says: what `proxyd plan` predicts against what the kernels did, and the report against
 what the guest found.
 
-Predictions are made again, with today's rules, from what the two hosts said of themselves; so a change of the rules is
-judged by what was measured before it. Where it changes what proxyd does, the cell is to be measured again.
+Predictions are made again, with today's rules, from what was written down before anything moved; so a change of the
+rules is judged by what was measured before it. Where it changes what proxyd does, the cell is to be measured again.
 """
 
 import re
@@ -13,7 +13,7 @@ from formats.arm64.register_id import id_of, name_of
 from proxyd.rewrite.plan import Plan
 from proxyd.rewrite.unaided import Foreseen, Unaided
 from tests.kvmlab.hostdesc import host_description
-from tests.kvmlab.prediction import plan_between
+from tests.kvmlab.prediction import plan_between, plan_for
 from tests.kvmlab.results import Noticed, Refusal, Result, Results, refusal_of
 
 STORED_AS = {
@@ -28,12 +28,26 @@ STORED_AS = {
 
 
 def plan_of(result: Result, results: Results) -> Plan:
-    """Plan again, with today's rules, from what the two hosts said of themselves."""
-    source, destination = (
-        host_description(dict(results.hosts[f"{kernel} {result.cpu}"]), result.qemu)
-        for kernel in (result.source, result.destination)
-    )
+    """Plan for this very guest: from what its stream carries on its source's host, and the destination's description."""
+    stream = results.streams[f"{result.source} {result.cpu} {result.guest}"]
+    return plan_for(stream["vcpus"], _description(results, result.destination, result), result.allow)
+
+
+def plan_from_hosts(result: Result, results: Results) -> Plan:
+    """Plan from what the two hosts said of themselves alone: for a guest that has written nothing yet."""
+    source, destination = (_description(results, kernel, result) for kernel in (result.source, result.destination))
     return plan_between(source, destination, result.vcpus, result.allow)
+
+
+def _description(results: Results, kernel: str, result: Result) -> bytes:
+    return host_description(dict(results.hosts[f"{kernel} {result.cpu}"]), result.qemu)
+
+
+def depends_on_the_guest(result: Result, results: Results) -> tuple[str, ...]:
+    """Registers by which the plan for this guest is refused and the plan from the hosts alone is not."""
+    plans = (plan_of(result, results), plan_from_hosts(result, results))
+    ours, fresh = ({refusal_of(str(refusal)).register for refusal in plan.refusals} for plan in plans)
+    return tuple(sorted(ours - fresh))
 
 
 def unnamed(result: Result, plan: Plan) -> tuple[Noticed, ...]:
@@ -98,9 +112,9 @@ def mismatches(result: Result, results: Results) -> Iterator[str]:
     planned = {(change.vcpu, change.action.value, change.target, change.verdict.value) for change in plan.changes}
     done = {(touched.vcpu, touched.action, touched.register, touched.verdict) for touched in move.touched}
     if move.end == "loads" == expected and planned != done:
-        yield f"predicted changes {sorted(planned - done)} that were not made, made {sorted(done - planned)}"
+        yield f"predicted changes {_texts(planned - done)} that were not made, made {_texts(done - planned)}"
     if move.end == "refused":
-        # Not by value: the plan is for a guest that has just been started.
+        # Not by value: counters go on between the plan and the move.
         wanted, found = ({refusal_of(text) for text in texts} for texts in (map(str, plan.refusals), move.refusals))
         if wanted != found:
             yield f"predicted refusals {_names(wanted - found)} that were not, found {_names(found - wanted)}"
@@ -112,6 +126,10 @@ def mismatches(result: Result, results: Results) -> Iterator[str]:
         yield f"proxyd does not name {noticed}"
     if plan.unaided is not None:
         yield from silently_wrong(result, plan.unaided)
+
+
+def _texts(changes: Iterable[tuple[int, str, str, str]]) -> list[str]:
+    return [f"vcpu {vcpu}: {action} {register} ({verdict})" for vcpu, action, register, verdict in sorted(changes)]
 
 
 def _names(refusals: Iterable[Refusal]) -> list[str]:

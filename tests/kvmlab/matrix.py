@@ -24,7 +24,7 @@ from tests.kvmlab.guest import GuestSpec
 from tests.kvmlab.host import HostSpec
 from tests.kvmlab.lab import Lab
 from tests.kvmlab.pair import attempt_directly, attempt_through
-from tests.kvmlab.prediction import predict
+from tests.kvmlab.prediction import plan_between, plan_row
 from tests.kvmlab.station import Station, keep_station, read_stream
 
 CELL_SECONDS = 420
@@ -166,9 +166,8 @@ class _Run:
             await self._describe(station, cell.guest)
         # Before anything moves, and from what the hosts say of themselves alone.
         qemu = cell.guest.qemu
-        row["predicted"] = predict(
-            source.description(qemu), destination.description(qemu), cell.guest.vcpus, cell.allow
-        )
+        plan = plan_between(source.description(qemu), destination.description(qemu), cell.guest.vcpus, cell.allow)
+        row["predicted"] = plan_row(plan)
         hosts = (source.host, destination.host)
         row["releases"] = [host.release for host in hosts]
         row["direct"] = (await attempt_directly(self._lab, hosts, cell.guest)).to_json()

@@ -1,9 +1,10 @@
-"""What proxyd says will become of a guest, from two host descriptions alone: `proxyd plan` for a fresh guest."""
+"""What proxyd says will become of a guest: `proxyd plan` from two hosts' descriptions, or from the guest's stream."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of, name_of
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
@@ -13,7 +14,17 @@ from proxyd.rewrite.plan import Destination, Plan, VcpuRegisters, make_plan
 def plan_between(source: bytes, destination: bytes, vcpus: int, allow: Iterable[str] = ()) -> Plan:
     """Plan for a guest that has just been started on *source*; both are host descriptions. *allow*: by name."""
     fresh = _parsed(source).registers
-    guest = [VcpuRegisters(vcpu, fresh) for vcpu in range(vcpus)]
+    return _plan([fresh] * vcpus, destination, allow)
+
+
+def plan_for(vcpus: Iterable[Mapping[str, str]], destination: bytes, allow: Iterable[str] = ()) -> Plan:
+    """Plan for the guest whose stream carries these lists, one for each vCPU: id -> value, both in hex."""
+    lists = [CpregList({int(register, 16): int(value, 16) for register, value in vcpu.items()}) for vcpu in vcpus]
+    return _plan(lists, destination, allow)
+
+
+def _plan(lists: Iterable[CpregList], destination: bytes, allow: Iterable[str]) -> Plan:
+    guest = [VcpuRegisters(vcpu, registers) for vcpu, registers in enumerate(lists)]
     return make_plan(guest, Destination(_parsed(destination)), Knowledge.builtin(), frozenset(map(id_of, allow)))
 
 
@@ -22,13 +33,8 @@ def _parsed(description: bytes) -> HostDescription:
     return HostDescription.parse(description, "host")
 
 
-def predict(source: bytes, destination: bytes, vcpus: int, allow: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the plan's outcome, changes, refusals and notices for a results file."""
-    return plan_row(plan_between(source, destination, vcpus, allow))
-
-
 def plan_row(plan: Plan) -> dict[str, Any]:
-    """Say in short what *plan* comes to: names and values, without reasons and evidence."""
+    """Say in short what *plan* comes to, for a results file: names and values, without reasons and evidence."""
     return {
         "outcome": plan.outcome.value,
         "changes": [
@@ -47,6 +53,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
             {"vcpu": notice.vcpu, "register": None if notice.register is None else name_of(notice.register)}
             for notice in plan.notices
         ],
+        "unaided": None if plan.unaided is None else plan.unaided.foreseen.value,
     }
 
 

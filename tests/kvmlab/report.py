@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from tests.kvmlab.catalogue import catalogue
-from tests.kvmlab.judgement import STORED_AS, mismatches, plan_of, unnamed
+from tests.kvmlab.judgement import STORED_AS, depends_on_the_guest, mismatches, plan_of, unnamed
 from tests.kvmlab.results import Move, Noticed, Result, Results, refusal_of, release
 
 KERNELS = tuple(catalogue().kernels)
@@ -70,6 +70,7 @@ def page(results: Results) -> str:
         ["## What the guest finds after a load through proxyd", "", *_found(results, cells)],
         ["## What is lost without a word where nothing is between", "", *_silent(cells)],
         ["## What QEMU says where it fails to load", "", *_errors(cells)],
+        ["## Where the plan depends on what the guest has done", "", *_guests(results, cells)],
         ["## Where prediction and reality differ", "", *_mismatches(results, cells)],
     ]
     return "\n".join("\n".join(section).rstrip() + "\n" for section in sections)
@@ -219,6 +220,15 @@ def _error(lines: Sequence[str]) -> str:
     telling = [line for line in telling if not line.startswith("error while loading state for instance")]
     alike = (re.sub(r"(value |<= )\d+", r"\1N", re.sub(r"(demuxed reg) \w+", r"\1 N", line)) for line in telling)
     return "<br>".join(dict.fromkeys(alike))
+
+
+def _guests(results: Results, cells: Sequence[Result]) -> Iterator[str]:
+    yield "Predictions on this page are `proxyd plan` for this guest: from the registers that its stream carries on its"
+    yield "source's host, and the destination's description. A plan from two hosts' descriptions alone is for a guest that"
+    yield "has written nothing yet; it says the same, but for what this guest has in use:"
+    yield ""
+    found = _grouped(cells, lambda cell: set(depends_on_the_guest(cell, results)))
+    yield from _table(["refused only where in use", "where"], ([f"`{k}`", _where(w)] for k, w in sorted(found.items())))
 
 
 def _mismatches(results: Results, cells: Sequence[Result]) -> Iterator[str]:

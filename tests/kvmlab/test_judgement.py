@@ -38,7 +38,7 @@ def test_a_cell_as_it_was_measured_has_none(key: str) -> None:
             lambda: bent(REFUSED, refusals=("vcpu 0: CTR_EL0",)),
             r"'FW_PSCI_VERSION'\] that were not, found \['vcpu 0: CTR_EL0'\]",
         ),
-        (lambda: bent(LOADED, touched=()), r"predicted changes \[\(0, 'remove', 'PIRE0_EL1', 'proven'\)"),
+        (lambda: bent(LOADED, touched=()), r"predicted changes \['vcpu 0: remove PIRE0_EL1 \(proven\)'"),
         (lambda: bent(LOADED, runs_on=None), "loaded through proxyd, and the guest does not count on"),
         (lambda: bent(REFUSED, runs_on=None), "does not count on at its source"),
         (lambda: bent(LOADED, changed=(Noticed(0, "FPCR", "0x0", "0x7"),)), "does not name FPCR 0x0 -> 0x7"),

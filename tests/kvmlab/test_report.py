@@ -7,13 +7,15 @@ from tests.kvmlab.report import page
 from tests.kvmlab.results import Noticed, Result, Results
 
 GUEST = "neoverse-n1 10.0 1 plain checker"
+FULL = "neoverse-n1 10.0 2 full checker"
 KEYS = [f"{pair} {GUEST}" for pair in ("6.12:7.2", "6.12:7.3", "7.3:6.12", "6.16:7.2", "6.16:7.3")]
 
 
 def made(*bent: Result, broken: dict[str, str] | None = None) -> Results:
     """A few measured cells, some of them *bent*."""
     cells = {key: measured().cells[key] for key in KEYS} | {cell.key: cell for cell in bent}
-    return replace(measured(), cells=cells, broken=broken or {})
+    streams = {**measured().streams, f"6.16 {FULL}": measured().streams[f"6.16 {GUEST}"]}
+    return replace(measured(), cells=cells, streams=streams, broken=broken or {})
 
 
 def test_pairs_are_shown_in_a_table() -> None:
