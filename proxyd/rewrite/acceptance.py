@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from formats.arm64.id_fields import field_named, fields_of, is_id_register
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.kernel import KernelRelease, parse_kernel, parse_patch
-from proxyd.rewrite.knowledge import Accepted, Accepts, Case, Knowledge, Repair
+from proxyd.rewrite.knowledge import Accepted, Accepts, Case, Knowledge, Needs, Repair
 
 if TYPE_CHECKING:
     from proxyd.rewrite.host import HostDescription
@@ -78,6 +78,25 @@ class Acceptance:
         if key not in self._answers:
             self._answers[key] = tuple(self._judge(register, value))
         return self._answers[key]
+
+    def unmet(self, registers: Mapping[int, int]) -> list[tuple[int, Needs]]:
+        """Fields that the destination would show the guest as 0, because ``registers`` have another field off."""
+        found: list[tuple[int, Needs]] = []
+        if self._tcg or self.kernel is None:
+            return found
+        for register, value in registers.items():
+            entry = self._knowledge.entry(register)
+            for needs in () if entry is None else entry.needs:
+                has = field_named(register, needs.field).get(value)
+                other = registers.get(needs.other)
+                if (
+                    self.kernel >= needs.since
+                    and has
+                    and other is not None
+                    and not field_named(needs.other, needs.other_field).get(other)
+                ):
+                    found.append((register, needs))
+        return found
 
     def _judge(self, register: int, value: int) -> Iterator[Mismatch]:
         own = self.registers[register]

@@ -102,6 +102,17 @@ class EnabledBy:
 
 
 @dataclass(frozen=True, slots=True)
+class Needs:
+    """From ``since`` on a kernel shows a guest 0 in ``field`` of an ID register, whatever was written there, unless
+    another register's field is on."""
+
+    field: str
+    other: int
+    other_field: str
+    since: KernelRelease
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Some kernels list the register: always, with a vCPU ``feature``, or if a condition over the host's own registers
     holds. ``sometimes`` says what it depends on that no register tells."""
@@ -146,6 +157,7 @@ class Entry:
     enabled_by: EnabledBy | None
     evidence: str
     cases: tuple[Case, ...]
+    needs: tuple[Needs, ...] = ()
 
     @property
     def listed(self) -> str:

@@ -7,6 +7,7 @@ One entry for each register, or for a group of registers that behave alike::
     listed     = [{ since = "6.5", until = "6.12" }, { since = "6.13", when = "ID_AA64MMFR3_EL1.TCRX != 0" }]
     accepts    = [{ until = "6.2", values = "equal" }] # by the destination's kernel; without it: any value
     enabled_by = { field = "ID_AA64MMFR3_EL1.TCRX", since = "6.13" }    # else the kernel hides the register
+    needs      = [{ field = "S1PIE", other = "ID_AA64ISAR2_EL1.ATS1A", since = "7.3" }]   # else a guest reads 0 there
     evidence   = "..."                                 # for what stands above
     [[entry.case]]
     action   = "remove"                                # see CaseAction
@@ -40,6 +41,7 @@ from proxyd.rewrite.knowledge import (
     Entry,
     Knowledge,
     Listing,
+    Needs,
     QemuLoader,
     Repair,
 )
@@ -75,6 +77,12 @@ class _EnabledBy(msgspec.Struct, forbid_unknown_fields=True):
     since: str
 
 
+class _Needs(msgspec.Struct, forbid_unknown_fields=True):
+    field: str
+    other: str
+    since: str
+
+
 class _Repair(msgspec.Struct, forbid_unknown_fields=True):
     complement_of: str
     since: str
@@ -102,6 +110,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     evidence: str
     accepts: list[_Accept] = []
     enabled_by: _EnabledBy | None = None
+    needs: list[_Needs] = []
     case: list[_Case] = []
 
 
@@ -201,6 +210,7 @@ def _entries(raw: _Entry, where: str) -> Iterator[Entry]:
                 for number, raw_case in enumerate(raw.case)
                 for case in _cases(raw_case, register, f"{where}.case[{number}]")
             ),
+            tuple(_needs(needs, register, where) for needs in raw.needs),
         )
 
 
@@ -226,6 +236,12 @@ def _field(text: str) -> tuple[int, str]:
 def _enabled_by(raw: _EnabledBy, where: str) -> EnabledBy:
     register, field_name = _field(raw.field)
     return EnabledBy(register, field_name, _release(raw.since, where))
+
+
+def _needs(raw: _Needs, register: int, where: str) -> Needs:
+    field_named(register, raw.field)
+    other, other_field = _field(raw.other)
+    return Needs(raw.field, other, other_field, _release(raw.since, where))
 
 
 def _cases(raw: _Case, register: int, where: str) -> Iterator[Case]:

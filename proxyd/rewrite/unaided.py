@@ -86,6 +86,9 @@ class _Load:
         for register, own in self.acceptance.registers.items():
             yield from self._written(register, own)
         yield from self._cleared()
+        for register, needs in self.acceptance.unmet(self.stream):
+            other = f"{name_of(needs.other)}.{needs.other_field}"
+            yield "changes", f"{name_of(register)}.{needs.field} becomes 0 without an error: the stream has {other} off"
 
     def _length(self) -> Iterator[tuple[str, str]]:
         ours, theirs = len(self.stream), len(self.acceptance.registers)
@@ -122,9 +125,12 @@ class _Load:
             yield "fails", f"{describe(register)}: ENOENT, because the stream has {hidden_by} off"
         if register not in self.stream:
             case = self._case(register, CaseAction.ABSENT)
-            if case is None or case.value is not None or case.verdict > Verdict.NEUTRAL:
+            if case is None or case.value is not None or case.verdict > Verdict.PROVEN:
                 yield "changes", f"{describe(register)} is not in the stream: the destination makes up {own:#x}"
             return
+        told = self._case(register, CaseAction.NOTICE)
+        if told is not None:
+            yield "changes", f"{name_of(register)}: {told.reason}"
         value = self.stream[register]
         for mismatch in self.acceptance.mismatches(register, value):
             field = f".{mismatch.field}" if mismatch.field else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from formats.arm64.cpreg_list import CpregList
-from formats.arm64.id_fields import field_named
+from formats.arm64.id_fields import IdField, field_named
 from formats.arm64.register_id import name_of
 from proxyd.rewrite.acceptance import Acceptance, Mismatch
 from proxyd.rewrite.changes import Action, Change, Notice, Refusal, VcpuRegisters
@@ -49,6 +49,7 @@ class VcpuPlanner:
         self._values(self.acceptance)
         self._repairs(self.acceptance)
         self._additions(self.acceptance)
+        self._provide(self.acceptance)
 
     # 1. The profile.
 
@@ -186,14 +187,31 @@ class VcpuPlanner:
         id_field = field_named(enabled_by.register, enabled_by.field)
         if id_field.get(value) or not id_field.get(own):
             return
-        case = self._case(self.knowledge.entry(enabled_by.register), CaseAction.RAISE, enabled_by.field)
-        old, new = id_field.get(value), id_field.get(own)
-        self.working[enabled_by.register] = id_field.put(value, new)
+        why = f"while it is off, the destination's kernel hides {name_of(register)} and QEMU's load fails"
+        self._raise(enabled_by.register, id_field, own, why)
+
+    def _raise(self, register: int, id_field: IdField, own: int, why: str) -> None:
+        """Turn a field on, to the destination's value; ``why`` is said where nothing is known of that."""
+        case = self._case(self.knowledge.entry(register), CaseAction.RAISE, id_field.name)
+        old, new = id_field.get(self.working[register]), id_field.get(own)
+        self.working[register] = id_field.put(self.working[register], new)
         if case is None:
-            reason = f"while it is off, the destination's kernel hides {name_of(register)} and QEMU's load fails"
-            self._refuse(enabled_by.register, old, new, Verdict.UNKNOWN, reason, enabled_by.field)
+            self._refuse(register, old, new, Verdict.UNKNOWN, why, id_field.name)
             return
-        self._change(self._by_case(case, Action.SET, enabled_by.register, enabled_by.field, old, new))
+        self._change(self._by_case(case, Action.SET, register, id_field.name, old, new))
+
+    def _provide(self, acceptance: Acceptance) -> None:
+        """Raise the fields without which the destination's kernel would show the guest 0 in others that it has."""
+        for register, needs in acceptance.unmet(self.working):
+            own = acceptance.registers.get(needs.other, 0)
+            other = field_named(needs.other, needs.other_field)
+            if other.get(own):
+                self._raise(needs.other, other, own, f"while it is off, {name_of(register)}.{needs.field} reads 0")
+                continue
+            hidden = field_named(register, needs.field)
+            why = f"shows it as 0 without {name_of(needs.other)}.{needs.other_field}"
+            mismatch = Mismatch(hidden.name, hidden.mask, hidden.get(self.working[register]), 0, why, silent=True)
+            self._take_destination(self.knowledge.entry(register), register, mismatch, 0)
 
     # What all of them need.
 

@@ -55,7 +55,7 @@ def refused(result: Plan) -> set[str]:
 LOADED_AS_THEY_ARE = [
     (N1, "6.18", "6.19"), (N1, "6.18", "7.3"), (N1, "6.19", "7.3"),
     (V1, "6.18", "7.3"), (V1, "6.19", "7.0"),
-    (MAX, "6.18", "6.17"), (MAX, "6.18", "6.19"), (MAX, "6.18", "7.3"),
+    (MAX, "6.18", "6.17"), (MAX, "6.18", "6.19"), (MAX, "6.18", "7.2"),
 ]  # fmt: skip
 
 
@@ -84,6 +84,7 @@ KEPT = dict.fromkeys(("PMCNTENCLR_EL0", "PMINTENCLR_EL1", "PMOVSCLR_EL0"), Verdi
 # What the destination takes, and replaces by its own without an error: sent as it will be, and named.
 NO_CODES = dict.fromkeys(("PMCR_EL0.IDCODE", "PMCR_EL0.IMP"), Verdict.NEUTRAL)
 NO_NV = {"ID_AA64MMFR2_EL1.NV": Verdict.NEUTRAL}
+WITH_ATS1A = {"ID_AA64ISAR2_EL1.ATS1A": Verdict.NEUTRAL}
 NEWER = ("6.16", "6.17", "6.18", "6.19", "7.0", "7.1", "7.2", "7.3")
 
 # What failed as it is, and loaded with these changes.
@@ -95,14 +96,16 @@ LOADED_REWRITTEN = [
     (V1, "6.1", "6.12", NO_CCIDX | KEPT | NO_CODES),
     (V1, "6.1", "7.3", NO_CCIDX | NO_NV | NO_CODES),
     (MAX, "6.12", "6.16", NO_NV),
-    *[(MAX, "6.12", newer, {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL} | NO_NV) for newer in NEWER[1:]],
+    *[(MAX, "6.12", newer, {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL} | NO_NV) for newer in NEWER[1:-1]],
+    (MAX, "6.12", "7.3", {"ID_AA64MMFR3_EL1.SCTLRX": Verdict.NEUTRAL} | NO_NV | WITH_ATS1A),
+    (MAX, "6.18", "7.3", WITH_ATS1A),
     (
         MAX,
         "6.1",
         "6.12",
         {"ID_AA64MMFR1_EL1.HCX": Verdict.NEUTRAL, "ID_AA64PFR2_EL1.FPMR": Verdict.NEUTRAL} | KEPT | NO_CODES,
     ),
-    (MAX, "6.1", "7.3", RAISED | NO_NV | NO_CODES),
+    (MAX, "6.1", "7.3", RAISED | NO_NV | NO_CODES | WITH_ATS1A),
     (N1, "7.3", "7.2", {"PMMIR_EL1": Verdict.PROVEN}),
     (N1, "7.3", "6.16", {"PMMIR_EL1": Verdict.PROVEN}),
     (MAX, "7.3", "7.2", {"PMMIR_EL1": Verdict.PROVEN}),
@@ -477,3 +480,40 @@ def test_a_guest_without_a_pmu_meets_a_vcpu_without_one() -> None:
             "not read (proxyd probe reads them)"
         )
     ]
+
+
+ISAR2, ATS1A, S1PIE = id_of("ID_AA64ISAR2_EL1"), 1 << 60, 0x100
+
+
+def test_a_feature_that_the_destination_hides_without_another_one() -> None:
+    guest = one({MMFR3: S1PIE, ISAR2: 0})
+    destination = Destination(small_host({MMFR3: S1PIE, ISAR2: ATS1A}))
+    result = make_plan([guest], destination, KNOWLEDGE)
+    assert changes(result) == {"ID_AA64ISAR2_EL1.ATS1A": Verdict.NEUTRAL}
+    assert make_plan(result.rewritten, destination, KNOWLEDGE).outcome is Outcome.LOADS_AS_IS
+    older = make_plan([guest], Destination(small_host({MMFR3: S1PIE, ISAR2: ATS1A}, "7.2")), KNOWLEDGE)
+    assert older.outcome is Outcome.LOADS_AS_IS
+    # A CPU that has not got the other one: the guest would lose what it has.
+    without = make_plan([guest], Destination(small_host({MMFR3: S1PIE, ISAR2: 0})), KNOWLEDGE)
+    assert refused(without) == {"ID_AA64MMFR3_EL1.S1PIE"}
+    assert without.refusals[0].verdict is Verdict.LOSSY
+    # Nothing is known of the field that would have to be raised.
+    bare = parse_knowledge(
+        [
+            (
+                "k.toml",
+                b"""
+[[entry]]
+registers = ["ID_AA64MMFR3_EL1"]
+listed = [{}]
+needs = [{ field = "S1PIE", other = "ID_AA64ISAR2_EL1.ATS1A", since = "7.3" }]
+evidence = "e"
+""",
+            )
+        ]
+    )
+    lowerable = HostDescription(
+        name="h", registers=CpregList({MMFR3: S1PIE, ISAR2: ATS1A}), kernel="7.3", writable_masks={ISAR2: 0xF << 60}
+    )
+    unknown = make_plan([guest], Destination(lowerable), bare)
+    assert unknown.refusals[0].reason == "while it is off, ID_AA64MMFR3_EL1.S1PIE reads 0"

@@ -113,3 +113,18 @@ def test_what_is_cleared_again() -> None:
     doubtful = foreseen(stream, destination, kernel="6.8.0-31-generic")
     assert doubtful.unknown == (f"{sentence} if the kernel is as Linux 6.7 to 6.12.107",)
     assert foreseen(stream | {set_: 0}, destination, kernel="6.12.107").changes == ()
+
+
+def test_a_field_that_the_destination_hides_without_another() -> None:
+    isar2 = id_of("ID_AA64ISAR2_EL1")
+    found = foreseen({MMFR3: 0x100, isar2: 0}, {MMFR3: 0x100, isar2: 1 << 60})
+    assert found.changes == (
+        "ID_AA64MMFR3_EL1.S1PIE becomes 0 without an error: the stream has ID_AA64ISAR2_EL1.ATS1A off",
+    )
+    assert foreseen({MMFR3: 0x100, isar2: 0}, {MMFR3: 0x100, isar2: 1 << 60}, kernel="7.2").changes == ()
+
+
+def test_what_is_told_counts_as_a_change() -> None:
+    ctr, ptimer = id_of("CTR_EL0"), id_of("PTIMER_CTL")
+    found = foreseen({ctr: 1}, {ctr: 1, ptimer: 0})
+    assert [sentence.partition(" ")[0] for sentence in found.changes] == ["CTR_EL0:", "PTIMER_CTL"]
