@@ -28,7 +28,7 @@ STORED_AS = {
 
 
 def plan_of(result: Result, results: Results) -> Plan:
-    """Plan for this very guest: from what its stream carries on its source's host, and the destination's description."""
+    """Plan for this very guest, from what its stream carries on its source's host and the destination's description."""
     stream = results.streams[f"{result.source} {result.cpu} {result.guest}"]
     return plan_for(stream["vcpus"], _description(results, result.destination, result), result.allow)
 

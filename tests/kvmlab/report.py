@@ -224,8 +224,8 @@ def _error(lines: Sequence[str]) -> str:
 
 def _guests(results: Results, cells: Sequence[Result]) -> Iterator[str]:
     yield "Predictions on this page are `proxyd plan` for this guest: from the registers that its stream carries on its"
-    yield "source's host, and the destination's description. A plan from two hosts' descriptions alone is for a guest that"
-    yield "has written nothing yet; it says the same, but for what this guest has in use:"
+    yield "source's host, and the destination's description. A plan from two hosts' descriptions alone is for a guest"
+    yield "that has written nothing yet; it says the same, but for what this guest has in use:"
     yield ""
     found = _grouped(cells, lambda cell: set(depends_on_the_guest(cell, results)))
     yield from _table(["refused only where in use", "where"], ([f"`{k}`", _where(w)] for k, w in sorted(found.items())))
