@@ -60,7 +60,8 @@ def unnamed(result: Result, plan: Plan) -> tuple[Noticed, ...]:
         return ()
     named = {touched.register for touched in move.touched} | set(move.told)
     named |= {change.target for change in plan.changes}
-    named |= {name_of(notice.register) for notice in plan.notices if notice.register is not None}
+    for notice in plan.notices:  # what is not in the list has no id here, and is named in the text
+        named |= set(re.findall(r"\w+", notice.text)) if notice.register is None else {name_of(notice.register)}
     whole = {re.sub(r"\[\d+\]$", "", name) for name in named if "." not in name}
     return tuple(
         each

@@ -19,8 +19,15 @@ PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 LOST_AT_THE_SOURCE = {"6.12": {"PMCNTENSET_EL0", "PMINTENSET_EL1"}}
 """What a guest that stays finds changed by its own kernel (docs/kvmlab.md)."""
 
-UNNAMED: set[tuple[str, str]] = set()
-"""(CPU, register) that a guest finds changed without proxyd naming it. It is to be empty."""
+UNNAMED: set[tuple[str, str]] = {("max", "FPCR")}
+"""(CPU, register) that a guest finds changed and that proxyd neither names nor foresees. It is to be empty.
+
+FPCR: on a CPU with FEAT_AFP, QEMU's load (target/arm/vfp_fpscr.c: vfp_set_fpscr) puts bits 2:0 of FPSR into FPCR too.
+"""
+
+NOT_IN_ITS_STREAM = {"6.1": {"CNTP_CVAL_EL0", "CNTP_CTL_EL0", "PMCR_EL0", "PIR_EL1", "PIRE0_EL1"}}
+"""Kernels whose stream lacks a register, or has a value in it that only they show: the guest finds another one, and
+proxyd says so. No rewriting brings them back."""
 
 
 def test_every_cell_of_the_whole_matrix_was_measured() -> None:
@@ -36,8 +43,11 @@ def test_the_page_is_what_the_results_say() -> None:
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.key)
 def test_prediction_and_reality_agree(cell: Result) -> None:
-    known = {f"proxyd does not name {n}" for n in cell.proxied.noticed if (cell.cpu, n.register) in UNNAMED}
-    assert set(mismatches(cell, measured())) <= known
+    known = [each for each in cell.direct.noticed + cell.proxied.noticed if (cell.cpu, each.register) in UNNAMED]
+    texts = {
+        text + str(each) for each in known for text in ("proxyd does not name ", "directly, it is not foreseen that ")
+    }
+    assert set(mismatches(cell, measured())) <= texts
 
 
 def test_what_is_not_named_is_known() -> None:
@@ -50,6 +60,8 @@ def test_to_a_newer_kernel_each_guest_loads_and_nothing_is_lossy(cell: Result) -
     assert cell.proxied.end == "loads"
     assert cell.proxied.runs_on == "destination"
     assert {touched.verdict for touched in cell.proxied.touched} <= {"proven", "neutral"}
+    known = NOT_IN_ITS_STREAM.get(cell.source, set()) | {register for cpu, register in UNNAMED if cpu == cell.cpu}
+    assert {each.register for each in cell.proxied.changed} <= known
 
 
 @pytest.mark.parametrize("cell", [cell for cell in CELLS.values() if not cell.upwards], ids=lambda cell: cell.key)
