@@ -37,7 +37,13 @@ def test_the_chosen_part_covers_each_kind_of_change() -> None:
     shown = {what for shows in selected("chosen").values() for what in shows}
     assert shown >= {
         *("remove TCR2_EL1", "remove PIR_EL1", "remove PMMIR_EL1", "remove FW_VENDOR_HYP_BMAP_2"),
-        *("set ID_AA64MMFR2_EL1.NV", "set ID_AA64MMFR3_EL1.SCTLRX", "set ID_AA64MMFR2_EL1.CCIDX", "set PMCNTENCLR_EL0"),
+        *(
+            "set ID_AA64MMFR2_EL1.NV",
+            "set ID_AA64MMFR3_EL1.SCTLRX",
+            "set ID_AA64ISAR2_EL1.ATS1A",
+            "set ID_AA64MMFR2_EL1.CCIDX",
+            "set PMCNTENCLR_EL0",
+        ),
         *("refuse FW_PSCI_VERSION", "directly: cpreg_vmstate_array_len", "loads as it is"),
     }
     assert {cell.guest.qemu for cell in selected("chosen")} == {"10.0", "11.1"}
