@@ -25,7 +25,7 @@ class SessionTimes:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route, ready to carry migrations."""
+    """One route, ready to carry migrations. ``host_file``: where the destination's description is from, for hints."""
 
     name: str
     listen: Address
@@ -34,6 +34,7 @@ class Route:
     policy: RewritePolicy
     stream_limits: StreamLimits
     times: SessionTimes
+    host_file: str | None = None
 
     def admits(self, host: str) -> bool:
         """Whether a source with this IP address may connect. Without networks, every source may."""

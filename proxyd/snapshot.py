@@ -80,6 +80,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             hold_idle_s=limits.hold_idle_time_s,
             connect_s=limits.connect_time_s,
         ),
+        host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
     )
 
 

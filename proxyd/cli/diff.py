@@ -3,6 +3,8 @@
 A and B are saved streams or host descriptions, in any mix; one of them may be '-'. ID registers are compared field by
 field. vCPUs of two streams are compared by number; a host description stands for every vCPU.
 
+Of two host descriptions it is said first, in words and for both directions, what it means for guests.
+
 A host description made by a probe holds the values of a fresh vCPU, so beside a stream it differs in everything that a
 guest has written. What must agree are the ID registers and the lists.
 """
@@ -27,13 +29,16 @@ def run(arguments: argparse.Namespace) -> ExitCode:
     from proxyd.cli.comparison import compare
     from proxyd.cli.stream_file import STANDARD_INPUT
     from proxyd.cli.subject import load_subject
+    from proxyd.rewrite.host_diff import compare_hosts
+    from proxyd.rewrite.knowledge import Knowledge
 
     if arguments.a == arguments.b == STANDARD_INPUT:
         raise UsageError("only one of A and B can be '-'")
     a, b = load_subject(arguments.a), load_subject(arguments.b)
     comparison = compare(a, b)
+    guests = None if a.host is None or b.host is None else compare_hosts(a.host, b.host, Knowledge.builtin())
     if arguments.json:
-        terminal.print_json("diff", diff_view.document(a, b, comparison))
+        terminal.print_json("diff", diff_view.document(a, b, comparison, guests))
     else:
-        diff_view.show(terminal.console(), a, b, comparison)
+        diff_view.show(terminal.console(), a, b, comparison, guests)
     return ExitCode.DONE

@@ -8,12 +8,18 @@ from rich.table import Table
 
 from formats.arm64.id_fields import fields_of
 from formats.arm64.register_id import RegisterKind, encoding_of, kind_of, name_of, size_of
-from proxyd.cli.terminal import print_lines, print_table, table
+from formats.qemu_log import LogKind
+from proxyd.cli.register_advice import advice
+from proxyd.cli.terminal import plain, print_lines, print_table, table
 from proxyd.rewrite.knowledge import Case, Entry, Knowledge
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from formats.qemu_log import LogLine
+    from proxyd.cli.log_explained import ExplainedLines
     from proxyd.cli.qemu_errors import Explanation
 
 
@@ -21,6 +27,36 @@ def show_error(console: Console, explanation: Explanation) -> None:
     """Where it is seen, what it means, what to do."""
     for title, text in (("seen", explanation.where), ("means", explanation.meaning), ("do", explanation.todo)):
         _print_entry(console, title, text)
+
+
+def show_lines(console: Console, found: ExplainedLines, knowledge: Knowledge, *, quoted: bool) -> None:
+    """One kind of error: its lines if they are ``quoted``, what it means, and what that is for the registers named."""
+    if quoted:
+        console.print()
+        for line in found.lines:
+            console.print(plain(line), style="bold", soft_wrap=True)
+    show_error(console, found.explanation)
+    for fact in found.facts:
+        told = advice(fact, knowledge)
+        if told and fact.register is not None:
+            if quoted:
+                console.print(f"{name_of(fact.register)}  {fact.register:#x}", soft_wrap=True)
+            for title, text in told:
+                _print_entry(console, title, text)
+
+
+def show_consequences(console: Console, found: Sequence[ExplainedLines]) -> None:
+    """Lines that only follow from what was explained before."""
+    console.print("\nAnd what follows from that:")
+    for one in found:
+        for line in one.lines:
+            console.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def show_names(console: Console, registers: Sequence[int]) -> None:
+    """Where to read on."""
+    names = ", ".join(f"{name_of(register)} ({register:#x})" for register in registers)
+    console.print(f"\nregisters: {names}; 'proxyd explain REGISTER' tells all of one", soft_wrap=True)
 
 
 def show_register(console: Console, register: int) -> None:
@@ -95,6 +131,28 @@ def _action(case: Case) -> str:
 def error_document(explanation: Explanation) -> dict[str, str]:
     """The same for ``--json``."""
     return {"where": explanation.where, "meaning": explanation.meaning, "todo": explanation.todo}
+
+
+def lines_document(found: ExplainedLines, knowledge: Knowledge) -> dict[str, Any]:
+    """One kind of error in a log, for ``--json``."""
+    return {
+        "lines": list(found.lines),
+        **error_document(found.explanation),
+        "facts": [_fact(fact, knowledge) for fact in found.facts],
+    }
+
+
+def _fact(fact: LogLine, knowledge: Knowledge) -> dict[str, Any]:
+    lengths = fact.kind is LogKind.LIST_TOO_LONG
+    return {
+        "kind": fact.kind.value,
+        "register": None if fact.register is None else f"{fact.register:#x}",
+        "name": None if fact.register is None else name_of(fact.register),
+        "errno": fact.errno,
+        "wanted": fact.wanted if lengths or fact.wanted is None else f"{fact.wanted:#x}",
+        "own": fact.own if lengths or fact.own is None else f"{fact.own:#x}",
+        "advice": [text for _, text in advice(fact, knowledge)],
+    }
 
 
 def register_document(register: int) -> dict[str, Any]:

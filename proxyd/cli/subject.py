@@ -63,8 +63,9 @@ def load_subject(path: str) -> Subject:
 
 
 def load_host(path: str) -> HostDescription:
-    """Read a host description. Raises :class:`OSError` and :class:`InputError`."""
-    return _parse_host(Path(path).read_bytes(), path)
+    """Read a host description, packed or not. Raises :class:`OSError` and :class:`InputError`."""
+    with open_stream(path) as file:
+        return _parse_host(_whole(file), path)
 
 
 def load_destination(host: str | None, profile: str | None) -> Destination:

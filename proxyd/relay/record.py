@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections import Counter
 from typing import Final
 
@@ -15,15 +16,30 @@ from proxyd.rewrite.rewriter import RewriteRefused
 # What an operator expects to see. Everything else is a warning, a bug of ours an error.
 _AS_WISHED: Final = frozenset({Outcome.COMPLETED, Outcome.DELIVERED, Outcome.NOT_MIGRATION})
 
+_PROPOSE: Final = (
+    "the destination failed with registers that the plan held good; if its QEMU's log is about registers, this drafts "
+    "the rule that would have fitted, from that log and a stream of the guest saved on its source"
+)
+
+
+def propose_command(host_file: str | None) -> str:
+    """What an operator runs then; the words in capitals are to be filled in."""
+    destination = "" if host_file is None else f" --destination {shlex.quote(host_file)}"
+    return f"proxyd explain --propose --stream STREAM{destination} QEMU.log"
+
 
 class SessionRecord:
     """Every line carries the session's migration id and route, so that one id finds the whole story."""
 
-    def __init__(self, route: str, source: str, metrics: Metrics, journal: Journal) -> None:
+    def __init__(
+        self, route: str, source: str, metrics: Metrics, journal: Journal, host_file: str | None = None
+    ) -> None:
         self.id = secrets.token_hex(6)
         self.journal = journal.having(migration=self.id, route=route)
         self._route = route
         self._source = source
+        self._host_file = host_file
+        self._planned = False  # device state was released that a plan held good
         self._metrics = metrics
         self._bytes: Counter[Direction] = Counter()
 
@@ -47,6 +63,7 @@ class SessionRecord:
         if report is None:
             self._passthrough(intake)
         else:
+            self._planned = True
             self._metrics.count_plan(self._route, report.plan)
             write_plan(self.journal, report.plan)
         self.journal.info(
@@ -69,6 +86,8 @@ class SessionRecord:
     def ended(self, ending: Ending, seconds: float, *, silent: bool) -> None:
         """The last line. ``silent``: the peer never said a byte, which port probes do all day."""
         self._metrics.count_migration(self._route, ending.outcome.value)
+        if self._planned and ending.outcome is Outcome.DESTINATION_FAILED:
+            self.journal.warning(_PROPOSE, propose=propose_command(self._host_file))
         if silent:
             tell = self.journal.debug
         elif ending.outcome in _AS_WISHED:

@@ -57,7 +57,7 @@ class MigrationSession:
 
     def __init__(self, source: Leg, route: Route, around: Surroundings) -> None:
         self.route = route
-        self.record = SessionRecord(route.name, source.peer, around.metrics, around.journal)
+        self.record = SessionRecord(route.name, source.peer, around.metrics, around.journal, route.host_file)
         self._source = source
         self._destination: Leg | None = None
         self._dialler = around.dialler

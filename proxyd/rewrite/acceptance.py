@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from formats.arm64.id_fields import field_named, fields_of, is_id_register
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.kernel import KernelRelease, parse_kernel, parse_patch
-from proxyd.rewrite.knowledge import Accepted, Accepts, Case, Knowledge, Needs, Repair
+from proxyd.rewrite.knowledge import Accepted, Accepts, Case, CaseAction, Knowledge, Needs, Repair
 
 if TYPE_CHECKING:
     from proxyd.rewrite.host import HostDescription
@@ -63,11 +63,26 @@ class Acceptance:
         self.kernel = parse_kernel(host.kernel)
         self.qemu = host.qemu
         self.accelerator = host.accelerator
-        self._knowledge = knowledge
+        self.knowledge = knowledge
         self._tcg = host.accelerator == "tcg"
         self.repairs, self.doubtful = ([], []) if self._tcg else _repairs(host, self.kernel, knowledge)
         self._repaired = {register for register, _, _ in self.repairs}
         self._masks, self._masks_are = _masks_of(host, self.kernel, knowledge)
+        # What only some registers have, looked for once: a guest has up to hundreds of vCPUs.
+        listed = [entry for register in self.registers if (entry := knowledge.entry(register)) is not None]
+        kernel = None if self._tcg else self.kernel
+        self.enabled_by = [
+            (entry.register, entry.enabled_by)
+            for entry in listed
+            if entry.enabled_by is not None and kernel is not None and kernel >= entry.enabled_by.since
+        ]
+        self._needs = [
+            (entry.register, needs)
+            for entry in listed
+            for needs in entry.needs
+            if kernel is not None and kernel >= needs.since
+        ]
+        self.telling = [entry for entry in listed if any(case.action is CaseAction.NOTICE for case in entry.cases)]
         self._answers: dict[tuple[int, int], tuple[Mismatch, ...]] = {}
 
     def mismatches(self, register: int, value: int) -> tuple[Mismatch, ...]:
@@ -81,22 +96,13 @@ class Acceptance:
 
     def unmet(self, registers: Mapping[int, int]) -> list[tuple[int, Needs]]:
         """Fields that the destination would show the guest as 0, because ``registers`` have another field off."""
-        found: list[tuple[int, Needs]] = []
-        if self._tcg or self.kernel is None:
-            return found
-        for register, value in registers.items():
-            entry = self._knowledge.entry(register)
-            for needs in () if entry is None else entry.needs:
-                has = field_named(register, needs.field).get(value)
-                other = registers.get(needs.other)
-                if (
-                    self.kernel >= needs.since
-                    and has
-                    and other is not None
-                    and not field_named(needs.other, needs.other_field).get(other)
-                ):
-                    found.append((register, needs))
-        return found
+        return [
+            (register, needs)
+            for register, needs in self._needs
+            if field_named(register, needs.field).get(registers.get(register, 0))
+            and needs.other in registers
+            and not field_named(needs.other, needs.other_field).get(registers[needs.other])
+        ]
 
     def _judge(self, register: int, value: int) -> Iterator[Mismatch]:
         own = self.registers[register]
@@ -107,7 +113,7 @@ class Acceptance:
             if register in TCG_CONSTANTS:
                 yield Mismatch(None, _ALL_BITS, value, own, self._masks_are)
             return
-        entry = self._knowledge.entry(register)
+        entry = self.knowledge.entry(register)
         if entry is None:
             return
         for rule in entry.accepted(self.kernel):
@@ -143,7 +149,7 @@ class Acceptance:
 
     def _judge_fields(self, register: int, value: int, own: int) -> Iterator[Mismatch]:
         mask = self._masks.get(register, 0)
-        entry = self._knowledge.entry(register)
+        entry = self.knowledge.entry(register)
         left = value ^ own
         for field in fields_of(register):
             if not left & field.mask:

@@ -18,7 +18,7 @@ registers as they came. A change whose verdict does not let it pass is a refusal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -63,8 +63,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome, and everything that led to it. ``vcpus`` is what came; ``unaided`` is what the destination's QEMU
-    would do with it as it is, where a description of the host says enough."""
+    """The outcome, and everything that led to it. ``vcpus`` is what came."""
 
     outcome: Outcome
     changes: tuple[Change, ...]
@@ -72,7 +71,14 @@ class Plan:
     notices: tuple[Notice, ...]
     vcpus: tuple[VcpuRegisters, ...]
     rewritten: tuple[VcpuRegisters, ...]
-    unaided: Unaided | None = None
+    acceptance: Acceptance | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def unaided(self) -> Unaided | None:
+        """What the destination's QEMU would do with the stream as it is; None where the host is not described.
+
+        Foretold when somebody asks, which is not while the guest stands still."""
+        return None if self.acceptance is None or not self.vcpus else foresee(self.vcpus, self.acceptance)
 
     @cached_property
     def worst(self) -> Verdict | None:
@@ -87,12 +93,11 @@ def make_plan(
     allow: frozenset[int] = frozenset(),
 ) -> Plan:
     """Plan for all vCPUs of one guest. ``allow`` holds the registers that may change with loss."""
-    acceptance, unaided = None, None
+    acceptance = None
     notices: list[Notice] = []
     if destination.host is not None and vcpus:
         host, remark = described_for(destination.host, features_of(vcpus[0].registers), knowledge)
         acceptance = Acceptance(host, knowledge)
-        unaided = foresee(vcpus, acceptance, knowledge)
         notices += [Notice(0, None, remark)] if remark is not None else []
     planners = [VcpuPlanner(vcpu, destination.profile, acceptance, knowledge, allow) for vcpu in vcpus]
     for planner in planners:
@@ -106,7 +111,7 @@ def make_plan(
     notices += [notice for planner in planners for notice in planner.notices]
     if acceptance is not None:
         notices += _newer_than_known(acceptance, knowledge)
-    return Plan(outcome, changes, tuple(refusals), tuple(notices), tuple(vcpus), rewritten, unaided)
+    return Plan(outcome, changes, tuple(refusals), tuple(notices), tuple(vcpus), rewritten, acceptance)
 
 
 def _uneven(before: Sequence[VcpuRegisters], after: Sequence[VcpuRegisters]) -> Iterator[Refusal]:

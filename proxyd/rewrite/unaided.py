@@ -18,7 +18,7 @@ from formats.arm64.id_fields import field_named
 from formats.arm64.register_id import describe, name_of
 from proxyd.rewrite.acceptance import Acceptance
 from proxyd.rewrite.changes import VcpuRegisters
-from proxyd.rewrite.knowledge import Case, CaseAction, Knowledge, QemuLoader
+from proxyd.rewrite.knowledge import Case, CaseAction, EnabledBy, Knowledge, QemuLoader
 from proxyd.rewrite.verdict import Verdict
 
 _VERSION: Final = re.compile(r"\D*(\d+)\.(\d+)")
@@ -59,8 +59,9 @@ def parse_qemu(text: str | None) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def foresee(vcpus: Sequence[VcpuRegisters], acceptance: Acceptance, knowledge: Knowledge) -> Unaided:
+def foresee(vcpus: Sequence[VcpuRegisters], acceptance: Acceptance) -> Unaided:
     """What QEMU would do. Each sentence once, however many vCPUs it is true of."""
+    knowledge = acceptance.knowledge
     loader = knowledge.loader(parse_qemu(acceptance.qemu))
     said: dict[str, dict[str, None]] = {"fails": {}, "changes": {}, "unknown": {}}
     for vcpu in vcpus:
@@ -85,6 +86,10 @@ class _Load:
                 yield from self._surplus(register)
         for register, own in self.acceptance.registers.items():
             yield from self._written(register, own)
+        for register, enabled_by in self.acceptance.enabled_by:
+            hidden_by = self._hidden_by(enabled_by)
+            if hidden_by is not None:
+                yield "fails", f"{describe(register)}: ENOENT, because the stream has {hidden_by} off"
         yield from self._cleared()
         for register, needs in self.acceptance.unmet(self.stream):
             other = f"{name_of(needs.other)}.{needs.other_field}"
@@ -120,9 +125,6 @@ class _Load:
         return None if entry is None else entry.case(action, None, self.stream, self.acceptance.registers)
 
     def _written(self, register: int, own: int) -> Iterator[tuple[str, str]]:
-        hidden_by = self._hidden_by(register)
-        if hidden_by is not None:
-            yield "fails", f"{describe(register)}: ENOENT, because the stream has {hidden_by} off"
         if register not in self.stream:
             case = self._case(register, CaseAction.ABSENT)
             if case is None or case.value is not None or case.verdict > Verdict.PROVEN:
@@ -140,12 +142,9 @@ class _Load:
             else:
                 yield "fails", f"{what}: EINVAL, the destination {mismatch.why}"
 
-    def _hidden_by(self, register: int) -> str | None:
+    def _hidden_by(self, enabled_by: EnabledBy) -> str | None:
         """The field that, off in the stream, makes the destination's kernel hide a register that QEMU will write."""
-        entry = self.knowledge.entry(register)
-        enabled_by = None if entry is None else entry.enabled_by
-        kernel = self.acceptance.kernel
-        if enabled_by is None or kernel is None or kernel < enabled_by.since or enabled_by.register not in self.stream:
+        if enabled_by.register not in self.stream:
             return None
         field = field_named(enabled_by.register, enabled_by.field)
         return None if field.get(self.stream[enabled_by.register]) else f"{name_of(enabled_by.register)}.{field.name}"

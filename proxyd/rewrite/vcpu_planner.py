@@ -10,7 +10,7 @@ from formats.arm64.id_fields import IdField, field_named
 from formats.arm64.register_id import name_of
 from proxyd.rewrite.acceptance import Acceptance, Mismatch
 from proxyd.rewrite.changes import Action, Change, Notice, Refusal, VcpuRegisters
-from proxyd.rewrite.knowledge import Case, CaseAction, Entry, Knowledge
+from proxyd.rewrite.knowledge import Case, CaseAction, EnabledBy, Entry, Knowledge
 from proxyd.rewrite.profile import Profile
 from proxyd.rewrite.verdict import Verdict
 
@@ -149,12 +149,14 @@ class VcpuPlanner:
     # 5. Registers that only the destination has.
 
     def _additions(self, acceptance: Acceptance) -> None:
-        for register, own in acceptance.registers.items():
-            self._enable(acceptance, register)
-            if register not in self.working:
-                self._absent(acceptance, register, own)
-            elif (case := self._case(self.knowledge.entry(register), CaseAction.NOTICE, None)) is not None:
-                self.notices.append(Notice(self.vcpu.vcpu, register, case.reason))
+        for register in sorted(acceptance.registers.keys() - self.working.keys()):
+            self._absent(acceptance, register, acceptance.registers[register])
+        for register, enabled_by in acceptance.enabled_by:
+            self._enable(acceptance, register, enabled_by)
+        for entry in acceptance.telling:
+            case = self._case(entry, CaseAction.NOTICE, None)
+            if case is not None and entry.register in self.working:
+                self.notices.append(Notice(self.vcpu.vcpu, entry.register, case.reason))
 
     def _absent(self, acceptance: Acceptance, register: int, own: int) -> None:
         """The destination makes a value up: known to be harmless, or replaced, or a reason to refuse."""
@@ -175,12 +177,8 @@ class VcpuPlanner:
             reason = "not in the stream: the guest would go on with a value that the destination makes up"
             self._refuse(register, None, own, Verdict.UNKNOWN, reason)
 
-    def _enable(self, acceptance: Acceptance, register: int) -> None:
+    def _enable(self, acceptance: Acceptance, register: int, enabled_by: EnabledBy) -> None:
         """Raise the field that makes the destination's kernel show ``register``, if the stream has it off."""
-        entry = self.knowledge.entry(register)
-        enabled_by = None if entry is None else entry.enabled_by
-        if enabled_by is None or acceptance.kernel is None or acceptance.kernel < enabled_by.since:
-            return
         value, own = self.working.get(enabled_by.register), acceptance.registers.get(enabled_by.register)
         if value is None or own is None:
             return

@@ -1,10 +1,12 @@
 /* A guest that watches itself across a live migration. Bare metal arm64, QEMU's virt machine with a
- * GICv3, EL1, MMU off, any number of vCPUs up to MAX_CPUS (brought up through PSCI).
+ * GICv3, EL1, any number of vCPUs up to MAX_CPUS (brought up through PSCI). The MMU is on, with memory and
+ * devices mapped where they are: a translation register that is lost shows at the next instruction.
  *
  * Each vCPU takes ten virtual timer interrupts a second and counts them in RAM. On every one it also
  * compares its state with what it was when it started:
  *   - registers that it wrote itself (the table OWN_REGISTERS), each vCPU with values of its own;
- *   - the vector registers v0-v31, FPCR and FPSR;
+ *   - the vector registers v0-v31, FPCR and FPSR; with SVE, all of z0-z31, p0-p15 and FFR;
+ *   - what it told the GIC of interrupts that never come (the tables DISTRIBUTOR and REDISTRIBUTOR);
  *   - the virtual counter, which may jump but never go back;
  *   - identification registers (the table IDENTITY), which it can only read.
  * vCPU 0 prints to the PL011, one line a fact:
@@ -15,7 +17,7 @@
  *   identity cpu=0 ID_AA64MMFR2_EL1 0000000000001011 0000000001001011   the same; does not spoil "clean"
  *   fault cpu=0 esr=... elr=... far=...                                 an exception; the vCPU stops
  *
- * What it is not: it does not use the MMU, EL0, SVE or SPIs. */
+ * What it is not: it does not use EL0, takes no SPI, and its PMU does not count. */
 
 typedef unsigned long u64;
 typedef unsigned int u32;
@@ -30,7 +32,7 @@ typedef unsigned char u8;
 #define TICKS_PER_SECOND 10
 
 #define UART_DR 0x09000000ul
-#define GICD_CTLR 0x08000000ul
+#define GICD_BASE 0x08000000ul
 #define GICR_BASE 0x080a0000ul
 #define GICR_STRIDE 0x20000ul
 #define VIRTUAL_TIMER_INTERRUPT 27
@@ -56,6 +58,7 @@ static u64 field(u64 reg, unsigned shift)
 }
 
 /* What the CPU must have before a register may be touched. */
+#define FP_AND_SVE (sve() ? 0x330000 : 0x300000)
 static int always(void) { return 1; }
 static int pointer_auth(void)
 {
@@ -72,6 +75,7 @@ static int pmu(void)
 static int physical_timer(void) { return !PLAIN; }
 static int tcr2(void) { return field(READ(ID_MMFR3), 0) != 0; }
 static int permission_indirection(void) { return field(READ(ID_MMFR3), 8) != 0; }
+static int sve(void) { return field(READ("id_aa64pfr0_el1"), 32) != 0; }
 static int sctlr2(void) { return field(READ(ID_MMFR3), 4) != 0; }
 
 /* X(name, register, value to write, needs). The reference is what reads back right after the write, so
@@ -79,19 +83,25 @@ static int sctlr2(void) { return field(READ(ID_MMFR3), 4) != 0; }
  * that a vCPU that got another one's state is found out. The PMU is off (PMCR_EL0.E), so its counters
  * stand still and its enables can be kept without an interrupt. CNTP_CVAL_EL0 comes before CNTP_CTL_EL0:
  * the control register shows whether the timer's moment has come. */
+extern char identity_map[];
+#define MAIR 0x44ff0c04bb00ff00 /* attribute 0: device, 1: normal memory */
+#define TCR 0x00000002b5d93519 /* 39 bits from TTBR0, none from TTBR1, 40 bits of physical address */
+#define MMU_AND_CACHES 0x1005
+
 #define OWN_REGISTERS(X) \
 	X(TPIDR_EL0, "tpidr_el0", 0x00c0ffee12345678 + n, always) \
 	X(TPIDRRO_EL0, "tpidrro_el0", 0x00dec0de87654320 + n, always) \
 	X(TPIDR_EL1, "tpidr_el1", 0x00facade0badf00d + n, always) \
 	X(CONTEXTIDR_EL1, "contextidr_el1", 0xc0117e00 + n, always) \
 	X(PAR_EL1, "par_el1", 0x0000000123456001 + (n << 12), always) \
-	X(MAIR_EL1, "mair_el1", 0x44ff0c04bb00ff00 + n, always) \
+	X(MAIR_EL1, "mair_el1", MAIR + (n << 56), always) \
 	X(AMAIR_EL1, "amair_el1", 0x0000000000000055 + n, always) \
-	X(TTBR0_EL1, "ttbr0_el1", 0x0011000040200000 + (n << 48), always) \
+	X(TTBR0_EL1, "ttbr0_el1", 0x0011000000000000 + (n << 48) + (u64)identity_map, always) \
 	X(TTBR1_EL1, "ttbr1_el1", 0x0022000040300000 + (n << 48), always) \
-	X(TCR_EL1, "tcr_el1", 0x00000002b5503510, always) \
-	X(SCTLR_EL1, "sctlr_el1", READ("sctlr_el1"), always) \
-	X(CPACR_EL1, "cpacr_el1", 0x300000, always) \
+	X(TCR_EL1, "tcr_el1", TCR, always) \
+	X(SCTLR_EL1, "sctlr_el1", READ("sctlr_el1") | MMU_AND_CACHES, always) \
+	X(CPACR_EL1, "cpacr_el1", FP_AND_SVE, always) \
+	X(ZCR_EL1, "s3_0_c1_c2_0", 15, sve) \
 	X(VBAR_EL1, "vbar_el1", (u64)vectors, always) \
 	X(ESR_EL1, "esr_el1", 0x56000bad + n, always) \
 	X(FAR_EL1, "far_el1", 0x00000fa0cafe0000 + n, always) \
@@ -107,6 +117,10 @@ static int sctlr2(void) { return field(READ(ID_MMFR3), 4) != 0; }
 	X(MDSCR_EL1, "mdscr_el1", 0x1000, always) \
 	X(DBGBVR0_EL1, "dbgbvr0_el1", 0x0000123456789ab0 + (n << 8), always) \
 	X(DBGBCR0_EL1, "dbgbcr0_el1", 0x1e0, always) \
+	X(DBGBVR1_EL1, "dbgbvr1_el1", 0x00000dbb12340000 + (n << 8), always) \
+	X(DBGBCR1_EL1, "dbgbcr1_el1", 0x1e4, always) \
+	X(DBGWVR1_EL1, "dbgwvr1_el1", 0x00000dbb56780000 + (n << 8), always) \
+	X(DBGWCR1_EL1, "dbgwcr1_el1", 0x1ff0, always) \
 	X(DBGWVR0_EL1, "dbgwvr0_el1", 0x0000456789abcde0 + (n << 8), always) \
 	X(DBGWCR0_EL1, "dbgwcr0_el1", 0x1ff8, always) \
 	X(ICC_SRE_EL1, ICC_SRE, 7, always) \
@@ -132,6 +146,15 @@ static int sctlr2(void) { return field(READ(ID_MMFR3), 4) != 0; }
 	X(PMOVSSET_EL0, "pmovsset_el0", 0x80000000, pmu) \
 	X(PMUSERENR_EL0, "pmuserenr_el0", 0xd, pmu)
 
+/* X(name, offset, value): what is kept of INTIDs 56 to 63, shared peripherals of the virt machine that it has not got,
+ * and of a private one, 20, that nobody raises. The vCPU that gets INTID 56 is the last that there may be. */
+#define DISTRIBUTOR(X) \
+	X(GICD_IGROUPR1, 0x0084, 0xff000000) X(GICD_ISENABLER1, 0x0104, 0x0f000000) \
+	X(GICD_IPRIORITYR14, 0x0438, 0xa0b0c0d0) X(GICD_ICFGR3, 0x0c0c, 0x00aa0000) X(GICD_IROUTER56, 0x61c0, 1)
+#define REDISTRIBUTOR(X) \
+	X(GICR_ISENABLER0, 0x10100, 1u << VIRTUAL_TIMER_INTERRUPT | 1u << 20) \
+	X(GICR_IPRIORITYR5, 0x10414, 0x10203040 + ((u32)n << 12)) X(GICR_ICFGR1, 0x10c04, 0x200)
+
 #define IDENTITY(X) \
 	X(MIDR_EL1, "midr_el1") X(REVIDR_EL1, "revidr_el1") X(MPIDR_EL1, "mpidr_el1") \
 	X(ID_AA64PFR0_EL1, "id_aa64pfr0_el1") X(ID_AA64PFR1_EL1, "id_aa64pfr1_el1") \
@@ -148,18 +171,27 @@ static int sctlr2(void) { return field(READ(ID_MMFR3), 4) != 0; }
 
 #define COUNT_ROW(...) + 1
 enum { OWN_COUNT = 0 OWN_REGISTERS(COUNT_ROW), IDENTITY_COUNT = 0 IDENTITY(COUNT_ROW) };
+enum { GIC_COUNT = 0 REDISTRIBUTOR(COUNT_ROW) DISTRIBUTOR(COUNT_ROW) };
 
 #define NAME_ROW(name, ...) #name,
 static const char *const own_names[] = { OWN_REGISTERS(NAME_ROW) };
 static const char *const identity_names[] = { IDENTITY(NAME_ROW) };
+static const char *const gic_names[] = { REDISTRIBUTOR(NAME_ROW) DISTRIBUTOR(NAME_ROW) };
+
+/* One value for each of SVE's registers: a sum over its bytes. */
+enum { PREDICATES = 32, FFR = PREDICATES + 16, SCALABLE_COUNT };
 
 struct value { u64 was, is; u8 printed; };
 
 /* One vCPU's state. Written by that vCPU; vCPU 0 reads all of them to print. */
 static struct cpu {
-	struct value own[OWN_COUNT], identity[IDENTITY_COUNT], vector[32][2], fpcr, fpsr, counter;
+	struct value own[OWN_COUNT], identity[IDENTITY_COUNT], gic[GIC_COUNT], vector[32][2], fpcr, fpsr, counter;
+	struct value scalable[SCALABLE_COUNT];
 	volatile u64 ticks;
 } cpus[MAX_CPUS];
+
+/* What SVE's registers hold, as their own instructions store it: z0 to z31, p0 to p15, FFR. */
+static struct scalable { u8 z[32][256], p[17][32]; } scalable[MAX_CPUS] __attribute__((aligned(256)));
 u8 stacks[MAX_CPUS][4096] __attribute__((aligned(16)));
 
 extern void start_secondary(void);
@@ -169,7 +201,7 @@ static void put(char c) { MMIO32(UART_DR) = (u8)c; }
 static void put_text(const char *text) { while (*text) put(*text++); }
 static void put_hex(u64 value, int digits) { while (digits--) put("0123456789abcdef"[(value >> (digits * 4)) & 15]); }
 
-/* MMU off: the memory is Device, so accesses are ordered, and volatile does for the rest. */
+/* One vCPU writes, vCPU 0 reads; a value that comes a tick late is no matter, so that volatile is enough. */
 static void watch(struct value *v, u64 now)
 {
 	*(volatile u64 *)&v->is = now;
@@ -208,11 +240,87 @@ static void look_at_vectors(struct cpu *cpu, void (*look)(struct value *, u64))
 	EACH_VECTOR(LOOK)
 }
 
+#define EACH_PREDICATE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+#define SVE ".arch_extension sve\n\t"
+
+static void fill_scalable(struct scalable *s, u64 n)
+{
+	for (unsigned i = 0; i < 32; i++)
+		for (unsigned j = 0; j < 256; j++)
+			s->z[i][j] = i * 7 + j * 13 + n;
+	for (unsigned i = 0; i < 16; i++)
+		for (unsigned j = 0; j < 32; j++)
+			s->p[i][j] = i * 5 + j * 11 + n;
+	for (unsigned j = 0; j < 32; j++) /* FFR takes ones up to somewhere, then zeros */
+		s->p[16][j] = j == 0 ? 0x7f : 0;
+	asm volatile(SVE "ldr p0, [%0]\n\twrffr p0.b" :: "r"(s->p[16]) : "memory");
+#define LOAD_Z(i) asm volatile(SVE "ldr z" #i ", [%0]" :: "r"(s->z[i]) : "memory");
+	EACH_VECTOR(LOAD_Z)
+#define LOAD_P(i) asm volatile(SVE "ldr p" #i ", [%0]" :: "r"(s->p[i]) : "memory");
+	EACH_PREDICATE(LOAD_P)
+}
+
+static u64 sum(const u8 *bytes, unsigned length)
+{
+	u64 total = 0;
+
+	for (unsigned i = 0; i < length; i++)
+		total = total * 31 + bytes[i];
+	return total;
+}
+
+static void look_at_scalable(struct cpu *cpu, struct scalable *s, void (*look)(struct value *, u64))
+{
+	u64 length;
+
+#define STORE_Z(i) asm volatile(SVE "str z" #i ", [%0]" :: "r"(s->z[i]) : "memory");
+	EACH_VECTOR(STORE_Z)
+#define STORE_P(i) asm volatile(SVE "str p" #i ", [%0]" :: "r"(s->p[i]) : "memory");
+	EACH_PREDICATE(STORE_P)
+	asm volatile(SVE "rdffr p0.b\n\tstr p0, [%0]\n\tldr p0, [%1]" :: "r"(s->p[16]), "r"(s->p[0]) : "memory");
+	asm volatile(SVE "rdvl %0, #1" : "=r"(length));
+	for (unsigned i = 0; i < 32; i++)
+		look(&cpu->scalable[i], sum(s->z[i], length));
+	for (unsigned i = 0; i < 17; i++)
+		look(&cpu->scalable[PREDICATES + i], sum(s->p[i], length / 8));
+}
+
+static void look_at_gic(struct cpu *cpu, u64 n, void (*look)(struct value *, u64))
+{
+	u64 redistributor = GICR_BASE + n * GICR_STRIDE;
+	unsigned i = 0;
+
+#define LOOK_PRIVATE(name, offset, value) look(&cpu->gic[i++], MMIO32(redistributor + offset));
+	REDISTRIBUTOR(LOOK_PRIVATE)
+#define LOOK_SHARED(name, offset, value) look(&cpu->gic[i++], MMIO32(GICD_BASE + offset));
+	if (n == 0) {
+		DISTRIBUTOR(LOOK_SHARED)
+	}
+}
+
+static void set_up_gic(struct cpu *cpu, u64 n)
+{
+	u64 redistributor = GICR_BASE + n * GICR_STRIDE;
+
+	if (n == 0)
+		MMIO32(GICD_BASE) = 0x12;                /* GICD_CTLR: affinity routing, group 1 */
+	MMIO32(redistributor + 0x14) = 0;                /* GICR_WAKER: awake */
+	MMIO32(redistributor + 0x10080) = ~0u;           /* GICR_IGROUPR0: group 1 */
+#define SET_PRIVATE(name, offset, value) MMIO32(redistributor + offset) = value;
+	REDISTRIBUTOR(SET_PRIVATE)
+#define SET_SHARED(name, offset, value) MMIO32(GICD_BASE + offset) = value;
+	if (n == 0) {
+		DISTRIBUTOR(SET_SHARED)
+	}
+	look_at_gic(cpu, n, start_value);
+}
+
 static void set_up(struct cpu *cpu, u64 n)
 {
 	unsigned i = 0;
 
-	WRITE("cpacr_el1", 0x300000); /* before any access to a vector register */
+	asm volatile("tlbi vmalle1\n\tdsb nsh\n\tisb" ::: "memory");
+	WRITE("cpacr_el1", FP_AND_SVE); /* before any access to a vector register */
 	if (pmu()) { /* the SET registers add to what KVM's reset left there, which is a pattern */
 		WRITE("pmcntenclr_el0", ~0u);
 		WRITE("pmintenclr_el1", ~0u);
@@ -224,6 +332,10 @@ static void set_up(struct cpu *cpu, u64 n)
 #define IDENTIFY(name, reg) start_value(&cpu->identity[i], READ(reg)); i++;
 	IDENTITY(IDENTIFY)
 	fill_vectors(n);
+	if (sve()) { /* what a z register holds in its low 128 bits is the v register */
+		fill_scalable(&scalable[n], n);
+		look_at_scalable(cpu, &scalable[n], start_value);
+	}
 	look_at_vectors(cpu, start_value);
 	WRITE("fpcr", 0x00c00000 + ((n & 1) << 24)); /* rounding mode zero, and flush to zero on odd vCPUs */
 	WRITE("fpsr", 0x0800001f);
@@ -243,6 +355,9 @@ static void check(struct cpu *cpu)
 #define CHECK_IDENTITY(name, reg) watch(&cpu->identity[i], READ(reg)); i++;
 	IDENTITY(CHECK_IDENTITY)
 	look_at_vectors(cpu, watch);
+	if (sve())
+		look_at_scalable(cpu, &scalable[cpu - cpus], watch);
+	look_at_gic(cpu, cpu - cpus, watch);
 	watch(&cpu->fpcr, READ("fpcr"));
 	watch(&cpu->fpsr, READ("fpsr"));
 	if (now >= cpu->counter.was)
@@ -286,6 +401,10 @@ static int report_all(struct cpu *cpu, u64 n)
 		bad |= report(&cpu->vector[i][0], "changed", n, "V_LOW_", i);
 		bad |= report(&cpu->vector[i][1], "changed", n, "V_HIGH_", i);
 	}
+	for (int i = 0; i < GIC_COUNT; i++)
+		bad |= report(&cpu->gic[i], "changed", n, gic_names[i], -1);
+	for (int i = 0; i < SCALABLE_COUNT; i++)
+		bad |= report(&cpu->scalable[i], "changed", n, i < PREDICATES ? "Z_" : "P_", i % PREDICATES);
 	bad |= report(&cpu->fpcr, "changed", n, "FPCR", -1);
 	bad |= report(&cpu->fpsr, "changed", n, "FPSR", -1);
 	bad |= report(&cpu->counter, "changed", n, "CNTVCT_EL0", -1);
@@ -324,15 +443,11 @@ void fault(u64 n)
 void run(u64 n)
 {
 	struct cpu *cpu = &cpus[n];
-	u64 redistributor = GICR_BASE + n * GICR_STRIDE, period = READ("cntfrq_el0") / TICKS_PER_SECOND;
+	u64 period = READ("cntfrq_el0") / TICKS_PER_SECOND;
 	unsigned count = 1;
 
 	WRITE("vbar_el1", (u64)vectors);
-	if (n == 0)
-		MMIO32(GICD_CTLR) = 0x12;                               /* affinity routing, group 1 */
-	MMIO32(redistributor + 0x14) = 0;                               /* GICR_WAKER: awake */
-	MMIO32(redistributor + 0x10080) = ~0u;                          /* GICR_IGROUPR0: group 1 */
-	MMIO32(redistributor + 0x10100) = 1u << VIRTUAL_TIMER_INTERRUPT; /* GICR_ISENABLER0 */
+	set_up_gic(cpu, n);
 	set_up(cpu, n);
 	WRITE("cntv_tval_el0", period);
 	WRITE("cntv_ctl_el0", 1);
@@ -362,7 +477,7 @@ void run(u64 n)
 /* start: vCPU 0. start_secondary: the others, x0 is the number (PSCI's context id).
  * vectors: every exception comes to fault(); the vCPU's number is in MPIDR_EL1. */
 asm(".section .text.start, \"ax\"\n"
-    ".global start, start_secondary, vectors\n"
+    ".global start, start_secondary, vectors, identity_map\n"
     "start: mov x0, #0\n"
     "start_secondary:\n"
     "	ldr x1, =stacks + 4096\n"
@@ -377,4 +492,10 @@ asm(".section .text.start, \"ax\"\n"
     "	and x0, x0, #7\n"
     "	b fault\n"
     "	.balign 128\n"
-    ".endr\n");
+    ".endr\n"
+    /* Blocks of 1 GiB: devices, then memory (normal, inner shareable), both accessed before. */
+    ".balign 4096\n"
+    "identity_map:\n"
+    ".quad 0x0060000000000401\n" /* from 0: device, never executed */
+    ".quad 0x0000000040000705\n" /* from 1 GiB: memory */
+    ".fill 510, 8, 0\n");

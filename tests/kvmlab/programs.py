@@ -16,7 +16,7 @@ PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 _BARE_METAL = [
     *("-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static", "-fno-pic"),
     *("-fno-stack-protector", "-mgeneral-regs-only"),
-    "-mstrict-align",  # the MMU stays off, so memory is Device memory
+    "-mstrict-align",  # until the MMU is on, memory is Device memory
     "-Wl,--build-id=none,--no-warn-rwx-segments",
     f"-Wl,-T,{GUESTS / 'kvm_checker.ld'}",
     str(GUESTS / "kvm_checker.c"),

@@ -78,6 +78,7 @@ def test_a_snapshot_has_everything_that_sessions_need(tmp_path: Path) -> None:
     assert route.admits("127.0.0.1")
     assert not route.admits("192.0.2.1")
     assert remarks(snapshot) == ()
+    assert route.host_file == str(tmp_path / "host.json")
 
 
 def test_the_limits_default_to_the_rewriter_s_own(tmp_path: Path) -> None:
@@ -97,6 +98,7 @@ def test_a_route_without_either_rewrites_nothing_and_that_is_remarked(tmp_path: 
     snapshot = build(tmp_path, ROUTE)
     assert snapshot.routes[0].policy.destination is None
     assert remarks(snapshot) == ("route lab: no profile and no destination_host, so nothing is rewritten",)
+    assert snapshot.routes[0].host_file is None
 
 
 def test_what_everybody_may_reach_is_remarked(tmp_path: Path) -> None:

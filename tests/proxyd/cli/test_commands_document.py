@@ -14,6 +14,7 @@ from proxyd.cli.exit_codes import ExitCode
 from proxyd.cli.main import VERBS, build_parser
 from tests.proxyd.cli.command import FROM_7_3, HOST_7_3, RETURN_PATH, Run
 from tests.proxyd.cli.examples import PAGE, Example, examples, printed
+from tests.recorded import HOSTS
 
 TEXT = PAGE.read_text()
 
@@ -74,6 +75,8 @@ def keys(document: Any) -> Iterator[str]:
         ("inspect", ["--registers", "--section", "cpu", RETURN_PATH]),
         ("diff", [RETURN_PATH, HOST_7_3]),
         ("plan", ["--destination", HOST_7_3, RETURN_PATH]),
+        ("plan", [str(HOSTS / "6.12-neoverse-n1.json.xz"), str(HOSTS / "6.18-neoverse-n1.json.xz")]),
+        ("diff", [str(HOSTS / "6.12-neoverse-n1.json.xz"), str(HOSTS / "6.18-neoverse-n1.json.xz")]),
         ("explain", ["Could not set register fw reg 0"]),
         ("demo", []),
     ],
@@ -82,6 +85,14 @@ def test_every_key_is_there(run: Run, verb: str, arguments: list[str]) -> None:
     documented = part(verb) + part("plan") + "`version` `command`"
     missing = {key for key in keys(run(verb, "--json", *arguments).document) if f"`{key}`" not in documented}
     assert not missing
+
+
+def test_every_key_of_a_proposal_is_there(run: Run, tmp_path: Path) -> None:
+    log = tmp_path / "qemu.log"
+    log.write_text("Could not set register fw reg 0 to 10003 (is 10001)")
+    document = run("explain", "--propose", "--stream", FROM_7_3, "--json", log).document
+    assert document["profile"]
+    assert not {key for key in keys(document) if f"`{key}`" not in part("explain") + "`version` `command`"}
 
 
 def test_every_key_of_a_refusal_and_of_a_rewrite_is_there(run: Run, stream: Path, host: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.proxyd.cli.command import HOST_7_3, RETURN_PATH, Run
+from tests.recorded import host_json
 
 
 def test_differences_are_no_error(run: Run, stream: Path, host: Path) -> None:
@@ -44,3 +45,16 @@ def test_a_real_stream_and_a_real_host(run: Run) -> None:
         "b": "0x10003",
         "fields": [{"field": "MINOR", "a": 1, "b": 3}],
     }
+
+
+def test_two_hosts_are_told_in_words(run: Run, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_bytes(host_json("6.12", "neoverse-n1"))
+    new.write_bytes(host_json("7.3", "neoverse-n1"))
+    ran = run("diff", old, new)
+    assert (ran.code, ran.err) == (0, "")
+    assert "guests load on B after rewriting: 3 registers removed (proven): TCR2_EL1, PIRE0_EL1, PIR_EL1" in ran.out
+    assert "guests are refused by A, and stay on B: FW_PSCI_VERSION" in ran.out
+    guests = run("diff", old, new, "--json").document["guests"]
+    assert {one["way"] for one in guests} == {"a-to-b", "b-to-a", "both"}
+    assert run("diff", RETURN_PATH, new, "--json").document["guests"] is None

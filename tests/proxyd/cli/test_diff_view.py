@@ -13,7 +13,10 @@ from proxyd.cli.diff_view import document, show
 from proxyd.cli.subject import Subject
 from proxyd.cli.terminal import console
 from proxyd.rewrite.host import HostDescription
+from proxyd.rewrite.host_diff import HostDifference
+from proxyd.rewrite.host_traits import Severity, Statement, Way
 from proxyd.rewrite.plan import VcpuRegisters
+from proxyd.rewrite.verdict import Verdict
 from tests.proxyd.cli.command import Run
 
 MMFR2, TPIDR, TCR2, PSCI = map(id_of, ("ID_AA64MMFR2_EL1", "TPIDR_EL1", "TCR2_EL1", "FW_PSCI_VERSION"))
@@ -94,4 +97,36 @@ def test_for_scripts() -> None:
                 "fields": [{"field": "MINOR", "a": 0, "b": 1}],
             },
         ],
+        "guests": None,
     }
+
+
+GUESTS = HostDifference(
+    (
+        Statement(Way.A_TO_B, Severity.REFUSED, "registers", "PSCI is too new", (PSCI,), Verdict.LOSSY),
+        Statement(Way.BOTH, Severity.BREAKS, "counter_hz", "time\x1b runs wrong"),
+    )
+)
+
+
+def test_what_it_means_for_guests_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    show(console(), A, B, compare(A, B), GUESTS)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[4].split() == ["Severity", "Guests", "from", "A", "to", "B"]
+    assert shown[6].split() == ["refused", "PSCI", "is", "too", "new"]
+    assert shown[8].split() == ["Severity", "Either", "way"]
+    assert shown[10].split() == ["breaks", "time\\x1b", "runs", "wrong"]
+    assert shown[12] == "Only in A: 1"
+
+
+def test_what_it_means_for_guests_for_scripts() -> None:
+    refused, breaks = document(A, B, compare(A, B), GUESTS)["guests"]
+    assert refused == {
+        "way": "a-to-b",
+        "severity": "refused",
+        "subject": "registers",
+        "text": "PSCI is too new",
+        "verdict": "lossy",
+        "registers": [{"name": "FW_PSCI_VERSION", "id": f"{PSCI:#x}"}],
+    }
+    assert (breaks["verdict"], breaks["registers"]) == (None, [])

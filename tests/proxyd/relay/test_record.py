@@ -7,7 +7,7 @@ import pytest
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.intake import Intake
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.record import SessionRecord
+from proxyd.relay.record import SessionRecord, propose_command
 from proxyd.rewrite.rewriter import RewriteRefused
 from tests.proxyd.relay.stage import REFUSAL, ScriptedRewriter, Told, a_journal, value
 
@@ -104,3 +104,36 @@ def test_a_bug_is_told_as_one() -> None:
     record, _, told = a_record()
     record.failed(ValueError("x"))
     assert [line[:2] for line in told.lines] == [("ERROR", "a bug of proxyd's; please report it with these lines")]
+
+
+async def test_a_destination_that_failed_with_what_the_plan_held_good_leads_to_a_proposal() -> None:
+    metrics = Metrics()
+    journal, told = a_journal()
+    record = SessionRecord("lab", "source:1", metrics, journal, "/etc/proxyd/new host.json")
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(b"QEVM/[state]")
+    record.released(intake)
+    record.ended(Ending(Outcome.DESTINATION_FAILED, "it said SHUT(1)"), 1, silent=False)
+    level, text, fields = told.lines[-2]
+    assert level == "WARNING"
+    assert text.startswith("the destination failed with registers that the plan held good")
+    assert fields["propose"] == (
+        "proxyd explain --propose --stream STREAM --destination '/etc/proxyd/new host.json' QEMU.log"
+    )
+    assert told.texts()[-1] == "destination_failed: it said SHUT(1)"
+
+
+@pytest.mark.parametrize(
+    ("fed", "outcome"), [(b"QEVM/[plain]", Outcome.DESTINATION_FAILED), (b"QEVM/[state]", Outcome.COMPLETED)]
+)
+async def test_nothing_is_proposed_where_nothing_was_planned_or_nothing_failed(fed: bytes, outcome: Outcome) -> None:
+    record, metrics, told = a_record()
+    intake = Intake(ScriptedRewriter(), "lab", metrics)
+    intake.feed(fed)
+    record.released(intake)
+    record.ended(Ending(outcome, "so"), 1, silent=False)
+    assert not any("plan held good" in text for text in told.texts())
+
+
+def test_a_destination_that_only_a_profile_describes() -> None:
+    assert propose_command(None) == "proxyd explain --propose --stream STREAM QEMU.log"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import suppress
 
 import pytest
@@ -10,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxyd.config import Address
 from proxyd.relay.outcome import Ending, Outcome
-from tests.proxyd.relay.stage import SHUT_0, ScriptedRewriter, Stage, a_route, end_seen, reset_seen, staged
+from tests.proxyd.relay.stage import SHUT_0, SHUT_1, ScriptedRewriter, Stage, a_route, end_seen, reset_seen, staged
 
 
 @pytest.mark.parametrize("how", ["fin", "rst"])
@@ -221,3 +222,17 @@ async def test_a_finished_session_leaves_nothing_behind(autojump_clock: MockCloc
 async def test_migration_ids_differ(autojump_clock: MockClock) -> None:
     stages = [Stage(a_route(), ScriptedRewriter, None) for _ in range(3)]
     assert len({stage.session.record.id for stage in stages}) == 3
+
+
+async def test_a_destination_that_fails_is_told_with_the_route_s_own_description(autojump_clock: MockClock) -> None:
+    route = dataclasses.replace(a_route(), host_file="/etc/proxyd/hosts/new.json")
+    async with staged(route) as stage:
+        await stage.source.say(b"QEVM/[state]")
+        destination = await stage.destination()
+        await destination.say(SHUT_1)
+        destination.abort()
+        assert await end_seen(stage.source) == SHUT_1
+        stage.source.close()
+        assert await stage.outcome() == "destination_failed"
+    (hint,) = [fields["propose"] for _, _, fields in stage.told.lines if "propose" in fields]
+    assert " --destination /etc/proxyd/hosts/new.json " in hint

@@ -23,7 +23,7 @@ def foreseen(
 ) -> Unaided:
     host = HostDescription(name="h", registers=CpregList(destination), kernel=kernel, qemu=qemu)
     vcpus = [VcpuRegisters(number, CpregList(stream)) for number in (0, 1)]
-    return foresee(vcpus, Acceptance(host, KNOWLEDGE), KNOWLEDGE)
+    return foresee(vcpus, Acceptance(host, KNOWLEDGE))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.host import HostDescription, Variant
@@ -40,3 +42,17 @@ def test_a_list_that_was_read_goes_before_one_that_is_derived() -> None:
     )
     found, remark = described_for(description, (), KNOWLEDGE)
     assert (dict(found.registers), remark) == ({tpidr: 7}, None)
+
+
+@pytest.mark.parametrize("cpu", recorded.CPUS)
+@pytest.mark.parametrize("kernel", recorded.KERNELS)
+def test_what_is_derived_is_what_the_kernel_says(kernel: str, cpu: str) -> None:
+    """Every smaller set of features of every host that was probed."""
+    description = host(kernel, cpu)
+    assert description.variants
+    for variant in description.variants:
+        read = description.with_features(variant.features)
+        assert read is not None
+        bare = HostDescription(name="h", registers=description.registers, kernel=kernel)
+        derived, _ = described_for(bare, set(variant.features) - {"psci"}, KNOWLEDGE)
+        assert dict(derived.registers) == dict(read.registers), variant.features
