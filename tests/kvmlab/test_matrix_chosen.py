@@ -70,4 +70,3 @@ def test_the_cell_is_as_it_was_measured(cell: Cell, live: Results) -> None:
     now, then = live.cells[cell.key], measured().cells[cell.key]
     assert (now.direct.end, now.proxied.end) == (then.direct.end, then.proxied.end)
     assert now.proxied.runs_on == then.proxied.runs_on
-    assert {noticed.register for noticed in now.proxied.noticed} == {n.register for n in then.proxied.noticed}

@@ -16,7 +16,7 @@ def test_what_will_be_done_is_said_by_name() -> None:
     assert removed in said["changes"]
     assert {"vcpu": 0, "register": "PMMIR_EL1"} in said["notices"]
     assert said["refusals"] == []
-    assert said["unaided"] == "unknown"  # the descriptions do not say which QEMU loads it
+    assert said["unaided"] == "fails"
 
 
 def test_a_refusal_is_said_whole_and_leave_to_lose_counts() -> None:
