@@ -157,6 +157,16 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name_bytes: Count = MAX_NAME_BYTES
 
 
+class RehearsalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[rehearsal]``: how routes with ``rehearse = true`` ask the KVM of the destination, which is this host."""
+
+    # The service manager listens here and starts a process for each connection (systemd/proxyd-rehearse.socket).
+    socket: str = "/run/proxyd/rehearse.sock"
+    # An answer takes some 10 ms a vCPU. The guest stands still meanwhile, and 10 s is what most guests' clients and
+    # watchdogs bear; without an answer the migration is refused, and the guest goes on at the source.
+    answer_time_s: Seconds = 10.0
+
+
 class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[route]]``: one address to listen on, one destination, one policy."""
 
@@ -167,6 +177,7 @@ class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     destination_host: str | None = None
     allow: tuple[str, ...] = ()
     return_path: ReturnPathPolicy = ReturnPathPolicy.REQUIRE
+    rehearse: bool = False
     source_networks: tuple[str, ...] = ()
 
     @property
@@ -196,6 +207,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
+    rehearsal: RehearsalConfig = RehearsalConfig()
     route: tuple[RouteConfig, ...] = ()
     path: Path = Path("config.toml")
 
@@ -233,7 +245,7 @@ def parse(data: bytes, path: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(file, "", f"not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from error
 
-    _known(file, "", document, ("metrics", "log", "limits", "route"))
+    _known(file, "", document, ("metrics", "log", "limits", "rehearsal", "route"))
     tables = document.get("route", [])
     if not isinstance(tables, list) or not tables:
         raise ConfigError(file, "route", "expected at least one [[route]] table")
@@ -241,10 +253,14 @@ def parse(data: bytes, path: Path) -> Config:
         metrics=_table(file, "metrics", document.get("metrics", {}), MetricsConfig),
         log=_table(file, "log", document.get("log", {}), LogConfig),
         limits=_table(file, "limits", document.get("limits", {}), LimitsConfig),
+        rehearsal=_table(file, "rehearsal", document.get("rehearsal", {}), RehearsalConfig),
         route=tuple(_table(file, f"route[{n}]", table, RouteConfig) for n, table in enumerate(tables)),
         path=path,
     )
     _check_address(file, "metrics.listen", config.metrics.listen, literal=True)
+    if not config.rehearsal.socket.startswith("/"):
+        message = f"expected the absolute path of a UNIX socket, found {config.rehearsal.socket!r}"
+        raise ConfigError(file, "rehearsal.socket", message)
     for n, route in enumerate(config.route):
         _check_route(file, f"route[{n}]", route)
     _check_together(file, config)
@@ -309,6 +325,9 @@ def _check_route(file: str, prefix: str, route: RouteConfig) -> None:
         raise ConfigError(
             file, f"{prefix}.destination", f"expected a port from 1 to 65535, found {route.destination!r}"
         )
+    if route.rehearse and route.destination_host is None and route.profile is None:
+        message = "expected a destination_host or a profile beside it: without one nothing is planned to be rehearsed"
+        raise ConfigError(file, f"{prefix}.rehearse", message)
     for n, text in enumerate(route.allow):
         try:
             id_of(text)

@@ -52,6 +52,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 SECTION_KINDS: Final = ("start", "part", "end", "full")
+REHEARSAL_RESULTS: Final = ("passed", "refused", "unavailable")
 REGISTER_ACTIONS: Final = (*(action.value for action in Action), "refuse")
 
 
@@ -70,6 +71,7 @@ class Metrics:
         self._registers = self._counter(
             "proxyd_registers", "Registers changed or refused, per vCPU.", "route", "action", "verdict"
         )
+        self._rehearsals = self._counter("proxyd_rehearsals", "Rehearsals asked for, by result.", "route", "result")
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
         for result in ("applied", "refused"):
             self._reloads.labels(result)
@@ -86,6 +88,10 @@ class Metrics:
         )
         self._rewrite = self._histogram(
             "proxyd_rewrite_seconds", "Plan, rewrite and self-check of one device state.", _SECONDS, "route"
+        )
+
+        self._rehearsal = self._histogram(
+            "proxyd_rehearsal_seconds", "Rehearsal of one guest's registers in the held window.", _SECONDS, "route"
         )
 
     def count_bytes(self, route: str, direction: Direction, count: int) -> None:
@@ -109,6 +115,12 @@ class Metrics:
         """Every register that stopped a migration."""
         for refusal in refusals:
             self._registers.labels(route, "refuse", refusal.verdict.value).inc()
+
+    def count_rehearsal(self, route: str, result: str, seconds: float | None = None) -> None:
+        """A rehearsal, by :data:`REHEARSAL_RESULTS`; ``seconds`` of the held window, where it got that far."""
+        self._rehearsals.labels(route, result).inc()
+        if seconds is not None:
+            self._rehearsal.labels(route).observe(seconds)
 
     def count_reload(self, *, applied: bool) -> None:
         """A reload was applied, or refused and changed nothing."""
@@ -151,6 +163,9 @@ class Metrics:
         for action in REGISTER_ACTIONS:
             for verdict in Verdict:
                 self._registers.labels(route, action, verdict.value)
+        for result in REHEARSAL_RESULTS:
+            self._rehearsals.labels(route, result)
+        self._rehearsal.labels(route)
         self._held.labels(route)
         self._hold.labels(route)
         self._rewrite.labels(route)

@@ -24,8 +24,20 @@ class SessionTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class RehearsalService:
+    """Where the service listens that may ask the destination's KVM, and how many seconds an answer may take."""
+
+    socket: str
+    answer_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
-    """One route, ready to carry migrations. ``host_file``: where the destination's description is from, for hints."""
+    """One route, ready to carry migrations.
+
+    ``rehearsal`` is None where nothing is rehearsed. ``host_file``: where the destination's description is from, for
+    hints.
+    """
 
     name: str
     listen: Address
@@ -34,6 +46,7 @@ class Route:
     policy: RewritePolicy
     stream_limits: StreamLimits
     times: SessionTimes
+    rehearsal: RehearsalService | None = None
     host_file: str | None = None
 
     def admits(self, host: str) -> bool:

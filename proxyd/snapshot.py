@@ -19,7 +19,7 @@ from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile, ProfileError
-from proxyd.routes import Route, SessionTimes
+from proxyd.routes import RehearsalService, Route, SessionTimes
 
 T = TypeVar("T")
 
@@ -67,6 +67,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             knowledge=knowledge,
             allow=route.allowed_registers,
             return_path=route.return_path,
+            rehearse=route.rehearse,
         ),
         stream_limits=StreamLimits(
             device_state_bytes=limits.device_state_bytes,
@@ -80,6 +81,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             hold_idle_s=limits.hold_idle_time_s,
             connect_s=limits.connect_time_s,
         ),
+        rehearsal=RehearsalService(config.rehearsal.socket, config.rehearsal.answer_time_s) if route.rehearse else None,
         host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
     )
 

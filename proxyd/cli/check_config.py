@@ -48,6 +48,8 @@ def _described(route: Route) -> str:
             towards += ", with a profile"
     elif destination is not None:
         towards = "rewritten by a profile"
+    if route.rehearsal is not None:
+        towards += f", rehearsed by {route.rehearsal.socket}"
     return (
         f"route {route.name}: {route.listen} -> {route.destination}, {towards}, return path {route.policy.return_path}"
     )

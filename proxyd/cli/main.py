@@ -17,7 +17,19 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Final, Protocol
 
-from proxyd.cli import check_config, demo, diff, explain, inspect, plan, probe, rewrite, serve
+from proxyd.cli import (
+    check_config,
+    demo,
+    diff,
+    explain,
+    inspect,
+    plan,
+    probe,
+    rehearsal_service,
+    rehearse,
+    rewrite,
+    serve,
+)
 from proxyd.cli.exit_codes import CommandError, ExitCode, Terminated
 
 EPILOG: Final = """\
@@ -45,6 +57,8 @@ VERBS: Final[dict[str, Verb]] = {
     "diff": diff,
     "probe": probe,
     "plan": plan,
+    "rehearse": rehearse,
+    "rehearsal-service": rehearsal_service,
     "rewrite": rewrite,
     "explain": explain,
     "demo": demo,

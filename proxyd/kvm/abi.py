@@ -28,6 +28,8 @@ ONE_REG: Final = struct.Struct("=QQ")
 REG_LIST: Final = struct.Struct("=Q")
 # struct kvm_create_device: u32 type, u32 fd, u32 flags
 CREATE_DEVICE: Final = struct.Struct("=III")
+# struct kvm_device_attr: u32 flags, u32 group, u64 attr, u64 addr
+DEVICE_ATTR: Final = struct.Struct("=IIQQ")
 # struct kvm_enable_cap: u32 cap, u32 flags, u64 args[4], u8 pad[64]
 ENABLE_CAP: Final = struct.Struct("=II4Q64x")
 # struct reg_mask_range: u64 addr, u32 range, u32 reserved[13]
@@ -55,6 +57,7 @@ KVM_GET_REG_LIST: Final = ioctl_number(_KERNEL_READS | _KERNEL_WRITES, 0xB0, REG
 KVM_ARM_GET_REG_WRITABLE_MASKS: Final = ioctl_number(_KERNEL_WRITES, 0xB6, REG_MASK_RANGE.size)
 KVM_ARM_VCPU_FINALIZE: Final = ioctl_number(_KERNEL_READS, 0xC2, FINALIZE.size)
 KVM_CREATE_DEVICE: Final = ioctl_number(_KERNEL_READS | _KERNEL_WRITES, 0xE0, CREATE_DEVICE.size)
+KVM_SET_DEVICE_ATTR: Final = ioctl_number(_KERNEL_READS, 0xE1, DEVICE_ATTR.size)
 
 # What an error message calls a request.
 NAMES: Final = {
@@ -108,6 +111,14 @@ class InterruptController(IntEnum):
     ITS = 8
     V5 = 16
 
+
+# Groups and attributes of KVM_SET_DEVICE_ATTR: KVM_DEV_ARM_VGIC_* of a GIC, KVM_ARM_VCPU_PMU_V3_* of a vCPU.
+VGIC_GRP_NR_IRQS: Final = 3
+VGIC_GRP_CTRL: Final = 4
+VGIC_CTRL_INIT: Final = 0
+PMU_V3_CTRL: Final = 0
+PMU_V3_IRQ: Final = 0
+PMU_V3_INIT: Final = 1
 
 CREATE_DEVICE_TEST: Final = 1  # flag of KVM_CREATE_DEVICE: say whether it could be made, make nothing
 

@@ -17,7 +17,7 @@ from proxyd.kvm.counter import TIMER_CNT, Clock, counter_hz
 from proxyd.kvm.features import Feature, in_order
 from proxyd.kvm.host_facts import cpu_name
 from proxyd.kvm.pmu_writes import pmu_writes
-from proxyd.kvm.scratch import ScratchVcpu, ScratchVm
+from proxyd.kvm.scratch import ScratchVcpu, ScratchVm, can_have_mte
 from proxyd.kvm.system import System
 from proxyd.rewrite.host import NOT_IN_LIST, HostDescription, Variant
 
@@ -36,13 +36,15 @@ def probe(
     kernel: str,
     qemu: str | None,
     midrs: tuple[int, ...] = (),
+    variants: bool = True,
 ) -> HostDescription:
     """Ask KVM. A feature that the host does not have is left out, and the description says why.
 
     ``midrs``: what the host's CPUs say they are; the name of the first kind is the description's ``cpu``.
+    ``variants``: whether to read the lists of smaller sets of features, too.
     Raises :class:`~proxyd.kvm.system.KvmError`.
     """
-    with ScratchVm(system, mte=_can_have_mte(system, features)) as vm:
+    with ScratchVm(system, mte=can_have_mte(system, features)) as vm:
         missing = {feature: lacking for feature in in_order(features) if (lacking := vm.lacks(feature))}
         chosen = [feature for feature in in_order(features) if feature not in missing]
         vcpu = vm.vcpu(chosen)
@@ -73,16 +75,8 @@ def probe(
         midrs=midrs or None,
         sve_vector_bits=vector_bits,
         pmu_writes=writes,
-        variants=tuple(_variants(system, chosen, registers)),
+        variants=tuple(_variants(system, chosen, registers)) if variants else None,
     )
-
-
-def _can_have_mte(system: System, features: Collection[Feature]) -> bool:
-    """Whether it is asked for and there: it must be enabled before the VM has a vCPU, and only where it is there."""
-    if Feature.MTE not in features:
-        return False
-    with ScratchVm(system) as vm:
-        return not vm.lacks(Feature.MTE)
 
 
 def _cpregs(vcpu: ScratchVcpu) -> CpregList:

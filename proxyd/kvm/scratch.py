@@ -1,8 +1,8 @@
 """A scratch VM and its vCPUs, made as QEMU makes them. They never run; closing them leaves nothing behind.
 
 target/arm/kvm.c: kvm_arm_create_scratch_host_vcpu makes the VM, kvm_arch_init_vcpu gives the vCPU its features,
-kvm_arm_init_cpreg_list reads the list. There is no interrupt controller, as in QEMU's own scratch VM, and every SVE
-vector length is left on.
+kvm_arm_init_cpreg_list reads the list. There is no interrupt controller, as in QEMU's own scratch VM, unless it is
+asked for (hw/intc/arm_gicv3_kvm.c: kvm_arm_gicv3_realize), and every SVE vector length is left on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from proxyd.kvm.system import CallRefused, KvmUnavailable, System, open_kvm
 _LONGEST: Final = 256  # bytes of the longest register, an SVE vector
 _WIDTH: Final = 8  # bytes up to which a register is a number
 
+# As -M virt has them (hw/arm/virt.c: NUM_IRQS; include/hw/arm/virt.h: VIRTUAL_PMU_IRQ, a private interrupt).
+_INTERRUPTS: Final = 288
+_PMU_INTERRUPT: Final = 23
+
 
 class ScratchVm:
     """A VM without memory. Use it as a context manager: leaving it closes everything.
@@ -32,6 +36,7 @@ class ScratchVm:
 
     def __init__(self, system: System, *, mte: bool = False) -> None:
         self._system = system
+        self.ioctl = system.ioctl
         self._fds: list[int] = []
         try:
             self._open(mte=mte)
@@ -84,6 +89,29 @@ class ScratchVm:
             raise
         return True
 
+    def add_controller(self) -> InterruptController | None:
+        """Give the VM the interrupt controller that a QEMU guest has here: GICv3 where it can be, else GICv2.
+
+        After the last vCPU, as QEMU does: the number of vCPUs is then fixed. None where KVM has neither.
+        """
+        for kind in (InterruptController.V3, InterruptController.V2):
+            if self.can_have(kind):
+                break
+        else:
+            return None
+        request = bytearray(abi.CREATE_DEVICE.pack(kind, 0, 0))
+        self.call(self.fd, abi.KVM_CREATE_DEVICE, request, kind.name)
+        gic = self._keep(abi.CREATE_DEVICE.unpack(request)[1])
+        interrupts = array("I", [_INTERRUPTS])
+        self.set_attribute(gic, abi.VGIC_GRP_NR_IRQS, 0, interrupts.buffer_info()[0])
+        self.set_attribute(gic, abi.VGIC_GRP_CTRL, abi.VGIC_CTRL_INIT, 0)
+        return kind
+
+    def set_attribute(self, fd: int, group: int, attribute: int, address: int) -> None:
+        """KVM_SET_DEVICE_ATTR of a device or a vCPU."""
+        request = bytearray(abi.DEVICE_ATTR.pack(0, group, attribute, address))
+        self.call(fd, abi.KVM_SET_DEVICE_ATTR, request, f"group {group} attribute {attribute}")
+
     def writable_masks(self) -> dict[int, int] | None:
         """Which bits of which ID registers may be written: id to mask, without the empty ones, ascending.
 
@@ -124,6 +152,14 @@ class ScratchVm:
         return fd
 
 
+def can_have_mte(system: System, features: Iterable[Feature]) -> bool:
+    """Whether it is asked for and there: it must be enabled before the VM has a vCPU, and only where it is there."""
+    if Feature.MTE not in features:
+        return False
+    with ScratchVm(system) as vm:
+        return not vm.lacks(Feature.MTE)
+
+
 class ScratchVcpu:
     """A vCPU that never runs. It lives as long as its VM."""
 
@@ -132,6 +168,14 @@ class ScratchVcpu:
         self._fd = fd
         # The kernel reads and writes registers through a pointer, so their memory must stay where it is.
         self._memory = array("B", bytes(_LONGEST))
+        self._address = self._memory.buffer_info()[0]
+
+    def start_pmu(self) -> None:
+        """Make its PMU ready, as QEMU does once there is a GIC (target/arm/kvm.c: kvm_arm_pmu_set_irq, _init)."""
+        interrupt = array("i", [_PMU_INTERRUPT])
+        address = interrupt.buffer_info()[0]
+        self._vm.set_attribute(self._fd, abi.PMU_V3_CTRL, abi.PMU_V3_IRQ, address)
+        self._vm.set_attribute(self._fd, abi.PMU_V3_CTRL, abi.PMU_V3_INIT, 0)
 
     def register_ids(self) -> tuple[int, ...]:
         """KVM_GET_REG_LIST, ascending."""
@@ -170,6 +214,20 @@ class ScratchVcpu:
         """The values of those registers that are numbers: wider ones, SVE's, are left out."""
         return {register: self.get(register) for register in registers if size_of(register) <= _WIDTH}
 
+    def values_that_are_there(self, registers: Iterable[int]) -> dict[int, int]:
+        """As :meth:`values`, without those that KVM does not show any more: an ID register may hide another one."""
+        found = {}
+        for register in registers:
+            try:
+                found[register] = self.get(register)
+            except CallRefused as refusal:
+                if refusal.errno != errno.ENOENT:
+                    raise
+        return found
+
     def _one(self, request: int, register: int) -> None:
-        argument = bytearray(abi.ONE_REG.pack(register, self._memory.buffer_info()[0]))
-        self._vm.call(self._fd, request, argument, describe(register))
+        # A rehearsal comes here some hundred times a vCPU while a guest stands still: the name is for failures only.
+        try:
+            self._vm.ioctl(self._fd, request, bytearray(abi.ONE_REG.pack(register, self._address)))
+        except OSError as error:
+            raise CallRefused(request, describe(register), error.errno or 0) from error

@@ -17,6 +17,8 @@ import trio
 from formats.errors import FormatError, LimitExceeded, TruncatedStream, UnsupportedStream
 from proxyd.metrics import Metrics
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.plan import Plan
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.report import RewriteReport
 from proxyd.rewrite.rewriter import Phase, RewriteRefused, StreamRewriter
 from proxyd.routes import Route
@@ -26,6 +28,9 @@ Buffer = bytes | memoryview
 # From here on the session is a pipe: the rewriter has let go of everything, and a proxy that cannot say where the
 # stream's commit point is (another architecture) has to behave as if it were past.
 PIPE_PHASES: Final = frozenset({Phase.RELEASED, Phase.OPAQUE})
+
+
+_HELD: Final = frozenset({Phase.HOLDING, Phase.REHEARSING, Phase.RELEASED})
 
 
 class Rewriter(Protocol):
@@ -67,8 +72,15 @@ class Rewriter(Protocol):
     def sections(self) -> Mapping[str, int]:
         """Sections seen, by kind."""
 
+    @property
+    def planned(self) -> Plan | None:
+        """The plan that awaits its rehearsal."""
+
     def feed(self, chunk: Buffer) -> list[Buffer]:
         """What may be sent now that ``chunk`` is there."""
+
+    def release(self, rehearsal: Rehearsal) -> list[Buffer]:
+        """What may be sent now that ``planned`` was rehearsed."""
 
     def finish(self) -> list[Buffer]:
         """What may be sent now that the source has closed."""
@@ -102,6 +114,7 @@ class Intake:
         self._held = 0
         self._phase: Phase | None = rewriter.phase
         self._hold_since: float | None = None
+        self._rewrite_s = 0.0
         metrics.move_session(route, None, rewriter.phase.value)
 
     @property
@@ -117,12 +130,25 @@ class Intake:
             buffers = self.rewriter.feed(chunk)
         finally:
             self._count()
-        if self._hold_since is None and self.rewriter.phase in {Phase.HOLDING, Phase.RELEASED}:
+        if self._hold_since is None and self.rewriter.phase in _HELD:
             self._hold_since = arrived
-        if self.released is None and self._hold_since is not None and self.rewriter.phase is Phase.RELEASED:
-            self.released = Release(trio.current_time() - self._hold_since, time.perf_counter() - began)
-            self._metrics.observe_release(self._route, hold_s=self.released.hold_s, rewrite_s=self.released.rewrite_s)
+        self._rewrite_s = time.perf_counter() - began
+        self._observe_release()
         return buffers
+
+    def release(self, rehearsal: Rehearsal) -> list[Buffer]:
+        """As the rewriter's. Raises what it raises."""
+        try:
+            buffers = self.rewriter.release(rehearsal)
+        finally:
+            self._count()
+        self._observe_release()
+        return buffers
+
+    def _observe_release(self) -> None:
+        if self.released is None and self._hold_since is not None and self.rewriter.phase is Phase.RELEASED:
+            self.released = Release(trio.current_time() - self._hold_since, self._rewrite_s)
+            self._metrics.observe_release(self._route, hold_s=self.released.hold_s, rewrite_s=self.released.rewrite_s)
 
     def finish(self) -> list[Buffer]:
         """As the rewriter's. Raises what it raises, and :class:`TruncatedStream` where it does not see a whole."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import secrets
 import shlex
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from proxyd.journal import Journal, write_plan, write_refusals
 from proxyd.metrics import Direction, Metrics
-from proxyd.relay.intake import Intake
+from proxyd.relay.intake import Intake, Release
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.rewriter import RewriteRefused
 
 # What an operator expects to see. Everything else is a warning, a bug of ours an error.
@@ -42,6 +45,8 @@ class SessionRecord:
         self._planned = False  # device state was released that a plan held good
         self._metrics = metrics
         self._bytes: Counter[Direction] = Counter()
+        self._rehearsal: Rehearsal | None = None
+        self._rehearsal_s: float | None = None
 
     def begins(self, destination: str, intake: Intake) -> None:
         """The destination is connected."""
@@ -53,12 +58,17 @@ class SessionRecord:
     def relayed(self, direction: Direction, count: int) -> None:
         """A leg has taken bytes."""
         self._bytes[direction] += count
-        self._metrics.count_bytes(self._route, direction, count)
+        with self._contained():
+            self._metrics.count_bytes(self._route, direction, count)
 
     def released(self, intake: Intake) -> None:
         """The commit point is passed, and the released bytes are with the kernel."""
-        if intake.released is None:
-            return
+        if intake.released is not None:
+            with self._contained():
+                self._tell_release(intake, intake.released)
+
+    def _tell_release(self, intake: Intake, released: Release) -> None:
+        self._tell_rehearsal("passed")
         report = intake.rewriter.report
         if report is None:
             self._passthrough(intake)
@@ -70,12 +80,23 @@ class SessionRecord:
             "device state released",
             plan=None if report is None else report.plan.outcome.value,
             changes=None if report is None else len(report.plan.changes),
-            hold_s=intake.released.hold_s,
-            rewrite_s=intake.released.rewrite_s,
+            hold_s=released.hold_s,
+            rewrite_s=released.rewrite_s,
+            rehearsal_s=self._rehearsal_s,
         )
 
+    def rehearsed(self, rehearsal: Rehearsal, seconds: float) -> None:
+        """The destination's KVM has said what it makes of the registers; ``seconds`` as the guest waited."""
+        self._rehearsal = rehearsal
+        self._rehearsal_s = seconds
+
+    def not_rehearsed(self) -> None:
+        """It was to be rehearsed, and nobody could."""
+        self._metrics.count_rehearsal(self._route, "unavailable")
+
     def refused(self, error: RewriteRefused) -> None:
-        """The rules forbid this stream."""
+        """The rules forbid this stream, or a rehearsal has shown that it would not arrive whole."""
+        self._tell_rehearsal("refused")
         self._metrics.count_refusals(self._route, error.refusals)
         write_refusals(self.journal, error.refusals)
 
@@ -85,6 +106,10 @@ class SessionRecord:
 
     def ended(self, ending: Ending, seconds: float, *, silent: bool) -> None:
         """The last line. ``silent``: the peer never said a byte, which port probes do all day."""
+        with self._contained():
+            self._tell_end(ending, seconds, silent=silent)
+
+    def _tell_end(self, ending: Ending, seconds: float, *, silent: bool) -> None:
         self._metrics.count_migration(self._route, ending.outcome.value)
         if self._planned and ending.outcome is Outcome.DESTINATION_FAILED:
             self.journal.warning(_PROPOSE, propose=propose_command(self._host_file))
@@ -102,6 +127,23 @@ class SessionRecord:
             bytes_to_source=self._bytes[Direction.TO_SOURCE],
             seconds=round(seconds, 3),
         )
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Past the commit point a guest runs on the destination, and a bug in telling of it must not cut it off."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - told if it can be, and never more than told
+            with suppress(Exception):
+                self.failed(error)
+
+    def _tell_rehearsal(self, result: str) -> None:
+        if self._rehearsal is None:
+            return
+        self._metrics.count_rehearsal(self._route, result, self._rehearsal_s)
+        self.journal.info(f"rehearsed: {self._rehearsal.summary()}", rehearsal_s=self._rehearsal_s)
+        for finding in self._rehearsal.findings:
+            self.journal.debug(f"rehearsed: {finding}")
 
     def _passthrough(self, intake: Intake) -> None:
         if intake.rewriter.passthrough_reason is not None:

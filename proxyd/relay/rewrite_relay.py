@@ -44,6 +44,7 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, ending_of
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 
 # What a leg raises when it is gone: by its peer, or by our own reset() in the other task.
@@ -69,12 +70,14 @@ class RewriteRelay:
         intake: Intake,
         guard: CommitGuard,
         record: SessionRecord,
+        rehearser: Rehearser | None = None,
     ) -> None:
         self._source = source
         self._destination = destination
         self._intake = intake
         self._guard = guard
         self._record = record
+        self._rehearser = rehearser
         self._reader = ReturnPathReader()
         self._shut: int | None = None
         self._destination_spoke = False
@@ -99,6 +102,8 @@ class RewriteRelay:
 
     async def _forward(self, first: Sequence[Buffer]) -> None:
         await self._deliver(first)
+        if not await self._rehearsed():
+            return
         # A destination that is lost before the commit point ends this direction: the return path concludes.
         while self._guard.committed or not self._destination_broken:
             try:
@@ -122,9 +127,38 @@ class RewriteRelay:
                 self._refuse(error)
                 return
             await self._deliver(buffers)
+            if not await self._rehearsed():
+                return
             del chunk, buffers  # a view that is left would cost the next chunk a buffer of its own
         if self._guard.committed:
             await _half_close(self._destination)
+
+    async def _rehearsed(self) -> bool:
+        """If a plan waits for it, let the destination's KVM try the registers, and deliver the device state if it
+        takes them all.
+
+        The source waits: it has sent everything. Says whether the relay may go on; if not, the migration is abandoned.
+        """
+        plan = self._intake.rewriter.planned
+        if plan is None:
+            return True
+        if self._rehearser is None:
+            raise AssertionError("a route that rehearses has a rehearser")
+        self._guard.allow_any_time()  # the rehearser has its own limit
+        began = trio.current_time()
+        try:
+            rehearsal = await self._rehearser.perform(plan)
+            self._record.rehearsed(rehearsal, trio.current_time() - began)
+            buffers = self._intake.release(rehearsal)
+        except RehearsalUnavailable as error:
+            self._record.not_rehearsed()
+            self._guard.abandon(Ending(Outcome.NOT_REHEARSED, str(error)))
+            return False
+        except RewriteRefused as error:
+            self._refuse(error)
+            return False
+        await self._deliver(buffers)
+        return True
 
     async def _finish_early(self) -> None:
         """FIN from the source before the commit point: the rewriter knows whether the stream was whole."""

@@ -27,9 +27,11 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
+from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
-from proxyd.routes import Route
+from proxyd.routes import RehearsalService, Route
 
 _UNSUPPORTED: Final = {
     ChannelKind.MULTIFD: (
@@ -50,6 +52,7 @@ class Surroundings:
     journal: Journal
     make_rewriter: RewriterFactory = rewriter_for
     dialler: Dialler = dial
+    make_rehearser: RehearserFactory = ServiceRehearser
 
 
 class MigrationSession:
@@ -63,6 +66,8 @@ class MigrationSession:
         self._dialler = around.dialler
         self._intake = Intake(around.make_rewriter(route), route.name, around.metrics)
         self._guard = CommitGuard()
+        self._make_rehearser = around.make_rehearser
+        self._rehearser: Rehearser | None = None
         self._silent = True  # the source has not said a byte
 
     @property
@@ -99,6 +104,8 @@ class MigrationSession:
             for leg in (self._source, self._destination):
                 if leg is not None:
                     leg.close() if ran_to_its_end else leg.abort()
+            if self._rehearser is not None:
+                self._rehearser.close()
             self._intake.close()
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
             self.record.ended(ending, trio.current_time() - began, silent=self._silent)
@@ -111,6 +118,10 @@ class MigrationSession:
         buffers = await self._prologue(first)
         if isinstance(buffers, Ending):
             return buffers
+        if self.route.rehearsal is not None and not self._intake.is_pipe:
+            ending = await self._open_rehearser(self.route.rehearsal)
+            if ending is not None:
+                return ending
         try:
             self._guard.allow_any_time()  # the dialler has its limit for each address
             self._destination = await self._dialler(self.route.destination, self.route.times.connect_s)
@@ -118,8 +129,24 @@ class MigrationSession:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, self._intake)
         self._guard.allow(self._idle_allowance, self._idle_expired)
-        relay = RewriteRelay(self._source, self._destination, self._intake, self._guard, self.record)
+        relay = RewriteRelay(self._source, self._destination, self._intake, self._guard, self.record, self._rehearser)
         return await relay.run(buffers)
+
+    async def _open_rehearser(self, service: RehearsalService) -> Ending | None:
+        """Before the destination hears of the migration: can it be rehearsed, and is what we know of the host true?"""
+        destination = self.route.policy.destination
+        host = None if destination is None else destination.host
+        self._guard.allow_any_time()  # the rehearser has its own limit
+        self._rehearser = self._make_rehearser(service, host)
+        try:
+            for warning in await self._rehearser.prepare():
+                self.record.journal.warning(warning)
+        except RehearsalUnavailable as error:
+            self.record.not_rehearsed()
+            return Ending(Outcome.NOT_REHEARSED, str(error))
+        except StaleDescription as error:
+            return Ending(Outcome.REFUSED, str(error))
+        return None
 
     async def _first_bytes(self) -> bytes | Ending:
         """Enough to tell what kind of channel this is, or how the connection ended before that."""

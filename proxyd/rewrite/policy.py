@@ -42,9 +42,13 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class RewritePolicy:
-    """Where streams go and what may be changed on the way. Without a ``destination`` nothing is rewritten."""
+    """Where streams go and what may be changed on the way. Without a ``destination`` nothing is rewritten.
+
+    ``rehearse``: device state that was planned for waits for :meth:`~proxyd.rewrite.rewriter.StreamRewriter.release`.
+    """
 
     destination: Destination | None
     knowledge: Knowledge
     allow: frozenset[int] = field(default=frozenset())
     return_path: ReturnPathPolicy = ReturnPathPolicy.REQUIRE
+    rehearse: bool = False

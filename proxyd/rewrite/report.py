@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from formats.arm64.register_id import name_of
 from proxyd.rewrite.plan import Change, Notice, Plan, Refusal
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.unaided import Unaided
 
 JSON_VERSION: Final = 1
@@ -18,10 +19,14 @@ JSON_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class RewriteReport:
-    """The plan that was carried out, or that led to a refusal, and the machine type of the stream."""
+    """The plan that was carried out, or that led to a refusal, and the machine type of the stream.
+
+    ``rehearsal`` is what the destination's KVM said to the plan's result, where it was asked.
+    """
 
     machine: str | None
     plan: Plan
+    rehearsal: Rehearsal | None = None
 
     def counts(self) -> Counter[tuple[str, str]]:
         """Number of changes by (action, verdict)."""
@@ -30,6 +35,7 @@ class RewriteReport:
     def to_json_dict(self) -> dict[str, Any]:
         """A JSON object: names beside ids, ids and values as hex strings."""
         plan = self.plan
+        rehearsed = {} if self.rehearsal is None else {"rehearsal": self.rehearsal.to_json_dict()}
         return {
             "version": JSON_VERSION,
             "machine": self.machine,
@@ -39,6 +45,7 @@ class RewriteReport:
             "refusals": [_entry(refusal) for refusal in plan.refusals],
             "notices": [_entry(notice) for notice in plan.notices],
             "unaided": None if plan.unaided is None else _unaided(plan.unaided),
+            **rehearsed,
         }
 
 

@@ -6,6 +6,8 @@ The life of a stream (``docs/architecture.md`` has the picture):
                dialled for one that is not.
     MEMORY     everything passes as it comes.
     HOLDING    from the first device section to the end of the vmdesc nothing leaves.
+    REHEARSING where the policy asks for it: everything is ready to leave, and waits for release(), which is given what
+               the destination's KVM said to the registers.
     RELEASED   the rewritten tail was handed out in one piece: past this point there is no way back.
     OPAQUE     another architecture: everything passes untouched.
 
@@ -29,6 +31,8 @@ from proxyd.rewrite.tail import rewrite_tail
 
 if TYPE_CHECKING:
     from formats.events import Buffer
+    from proxyd.rewrite.plan import Plan
+    from proxyd.rewrite.rehearsal import Rehearsal
 
 # The prologue is held. QEMU's has 60 to 200 bytes: header, configuration, one or two commands.
 MAX_PROLOGUE_BYTES: Final = 64 << 10
@@ -48,6 +52,7 @@ class Phase(StrEnum):
     PROLOGUE = "prologue"
     MEMORY = "memory"
     HOLDING = "holding"
+    REHEARSING = "rehearsing"
     RELEASED = "released"
     OPAQUE = "opaque"
 
@@ -64,9 +69,11 @@ class RewriteRefused(Exception):
 class StreamRewriter:
     """Rewrites one stream according to ``policy``.
 
-    ``feed`` and ``finish`` return what may go to the destination, in order. They raise
+    ``feed``, ``release`` and ``finish`` return what may go to the destination, in order. They raise
     :class:`~formats.errors.FormatError`, :class:`RewriteRefused` or :class:`~proxyd.rewrite.tail.SelfCheckFailed`;
     what is held at that moment is never handed out.
+
+    ``planned`` is the plan that awaits its rehearsal; None in every phase but REHEARSING.
     """
 
     def __init__(self, policy: RewritePolicy, limits: StreamLimits | None = None) -> None:
@@ -79,6 +86,8 @@ class StreamRewriter:
         self.passthrough_reason: str | None = None
         self.report: RewriteReport | None = None
         self.sections: Counter[str] = Counter()
+        self.planned: Plan | None = None
+        self._ready: list[Buffer] = []
         self._prologue: list[Buffer] = []
         self._prologue_bytes = 0
         bounds = ParserLimits(self.limits.device_state_bytes, self.limits.sections, self.limits.name_bytes)
@@ -87,7 +96,7 @@ class StreamRewriter:
     @property
     def held_bytes(self) -> int:
         """Bytes that were taken in and not handed out."""
-        return self._prologue_bytes + self._parser.held_bytes
+        return self._prologue_bytes + self._parser.held_bytes + sum(map(len, self._ready))
 
     @property
     def waiting_for(self) -> str:
@@ -101,13 +110,31 @@ class StreamRewriter:
             return [chunk]
         out: list[Buffer] = []
         for event in self._parser.feed(chunk):
-            self._take(event, out)
+            # What comes behind the device state must not overtake it.
+            self._take(event, self._ready if self.phase is Phase.REHEARSING else out)
             if self.passthrough_reason is not None and not self._parser.in_device_tail:
                 # Another architecture: the parser would not understand what follows, and need not.
                 out.append(self._parser.rest())
                 return [buffer for buffer in out if len(buffer)]
         if self._parser.in_device_tail and self.phase is Phase.MEMORY:
             self.phase = Phase.HOLDING
+        return out
+
+    def release(self, rehearsal: Rehearsal) -> list[Buffer]:
+        """Hand out what was rehearsed, or raise :class:`RewriteRefused` because of what was found.
+
+        Only in phase REHEARSING, once.
+        """
+        if self.planned is None:
+            raise AssertionError("only a plan that waits for its rehearsal can be released")
+        report = RewriteReport(machine=self.machine, plan=self.planned, rehearsal=rehearsal)
+        self.planned = None
+        refusals = rehearsal.refusals(self.policy.allow)
+        if refusals:
+            raise _refused(refusals, report)
+        self.report = report
+        self.phase = Phase.RELEASED
+        out, self._ready = self._ready, []
         return out
 
     def finish(self) -> list[Buffer]:
@@ -178,13 +205,22 @@ class StreamRewriter:
         else:
             report = RewriteReport(machine=self.machine, plan=result.plan)
             if result.plan.outcome is Outcome.REFUSED:
-                first, *others = result.plan.refusals
-                more = f" (and {len(others)} more)" if others else ""
-                raise RewriteRefused(f"{first}{more}", result.plan.refusals, report)
+                raise _refused(result.plan.refusals, report)
+            if self.policy.rehearse:
+                self.planned = result.plan
+                self.phase = Phase.REHEARSING
+                self._ready += (result.devices, result.vmdesc)
+                return
             self.report = report
         # The point of no return: from here on the guest may come to life on the destination.
         self.phase = Phase.RELEASED
         out += (result.devices, result.vmdesc)
+
+
+def _refused(refusals: tuple[Refusal, ...], report: RewriteReport) -> RewriteRefused:
+    first, *others = refusals
+    more = f" (and {len(others)} more)" if others else ""
+    return RewriteRefused(f"{first}{more}", refusals, report)
 
 
 __all__ = ["FormatError", "Phase", "RewriteRefused", "StreamRewriter"]

@@ -7,7 +7,7 @@ those lists too (``variants``); for a description without them they are derived 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container
 from typing import Final
 
 import msgspec
@@ -18,23 +18,27 @@ from formats.arm64.register_id import id_of
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
 
-# A register that KVM lists only for a vCPU with the feature.
-_TELLTALE: Final = {
+# Features of a vCPU, by the register that KVM lists only with it. Not by ID registers' fields, which a stream might
+# have wrong: then that is to be found out. The names are those of a host description's ``features``.
+_SHOWN_BY: Final = {
     "pmu": id_of("PMCR_EL0"),
+    "sve": id_of("ZCR_EL1"),
     "pauth": id_of("APIAKEYLO_EL1"),
     "el2": id_of("HCR_EL2"),
     "mte": id_of("RGSR_EL1"),
 }
-_PFR0: Final = id_of("ID_AA64PFR0_EL1")
 _ALWAYS: Final = "psci"  # QEMU has it always, and no list tells of it
 
 
-def features_of(registers: Mapping[int, int]) -> frozenset[str]:
-    """The features that make a difference to the list. Up to Linux 5.11 a PMU cannot be told from none."""
-    features = {feature for feature, register in _TELLTALE.items() if register in registers}
-    if field_named(_PFR0, "SVE").get(registers.get(_PFR0, 0)):
-        features.add("sve")
-    return frozenset(features)
+def features_shown(registers: Container[int]) -> tuple[str, ...]:
+    """The features of a vCPU with these registers, in the order of a description. Up to Linux 5.11 a PMU cannot be told
+    from none."""
+    return (_ALWAYS, *(feature for feature, register in _SHOWN_BY.items() if register in registers))
+
+
+def features_of(registers: Container[int]) -> frozenset[str]:
+    """The same without what every vCPU has: those that make a difference to the list."""
+    return frozenset(features_shown(registers)) - {_ALWAYS}
 
 
 def described_for(

@@ -19,6 +19,8 @@ from tests.kvmlab.qmp import Qmp
 BOOT_SECONDS = 120
 SHELL_PORT = 23
 INCOMING_PORT = 4445
+SERVICE_PORT = 4446
+"""For whatever a test lets listen there."""
 GATEWAY = "10.0.2.2"
 """This machine's 127.0.0.1, as the hosts see it (QEMU's user network)."""
 
@@ -33,7 +35,8 @@ class HostSpec:
 
 
 class Host:
-    """A host. Its shell and its port for incoming migrations are reachable on 127.0.0.1, nothing else is."""
+    """A host. Its shell, its port for incoming migrations and one for a test's service are reachable on 127.0.0.1,
+    nothing else is."""
 
     def __init__(self, spec: HostSpec, release: str, nursery: trio.Nursery) -> None:
         self.spec = spec
@@ -43,6 +46,7 @@ class Host:
         self.process: Process | None = None
         self.boot_seconds = 0.0
         self.incoming_port = 0
+        self.service_port = 0
         self._shell_port = 0
 
     async def boot(self, command: Sequence[str], image: Path, initramfs: Sequence[bytes]) -> None:
@@ -57,7 +61,7 @@ class Host:
         with monitor_end, console_end, os.fdopen(os.memfd_create("initramfs"), "wb") as archive:
             archive.writelines(initramfs)
             archive.flush()
-            forwards = (f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (SHELL_PORT, INCOMING_PORT))
+            forwards = (f"hostfwd=tcp:127.0.0.1:0-:{port}" for port in (SHELL_PORT, INCOMING_PORT, SERVICE_PORT))
             self.process = Process(
                 [
                     *command,
@@ -87,6 +91,7 @@ class Host:
         self.boot_seconds = time.monotonic() - started
         self._shell_port = _forwarded(table, SHELL_PORT)
         self.incoming_port = _forwarded(table, INCOMING_PORT)
+        self.service_port = _forwarded(table, SERVICE_PORT)
 
     async def open_shell(self, script: str) -> trio.SocketStream:
         """Run *script* on the host; the stream that is returned brings its output and ends with it."""

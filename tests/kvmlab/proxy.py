@@ -33,20 +33,35 @@ class Proxy:
 
 @asynccontextmanager
 async def proxyd(
-    directory: Path, destination_port: int, description: bytes, allow: tuple[str, ...] = ()
+    directory: Path,
+    destination_port: int,
+    description: bytes,
+    allow: tuple[str, ...] = (),
+    *,
+    rehearsal: Path | None = None,
+    profile: str | None = None,
 ) -> AsyncIterator[Proxy]:
-    """Run proxyd towards 127.0.0.1:*destination_port*, a host with this *description*; raises LabError."""
+    """Run proxyd towards 127.0.0.1:*destination_port*, a host with this *description*; raises LabError.
+
+    *rehearsal* is the socket of a service that every migration is rehearsed with. With a *profile*, nothing is known of
+    the host but what that says.
+    """
     host_file = directory / "destination.json"
     host_file.write_bytes(description)
+    profile_file = directory / "profile.toml"
+    profile_file.write_text(profile or "")
+    known = ("destination_host", host_file) if profile is None else ("profile", profile_file)
     config = directory / "proxyd.toml"
     config.write_text(
         "\n".join(
             [
                 '[metrics]\nlisten = "127.0.0.1:0"',
                 '[log]\nformat = "json"\nlevel = "debug"',
+                "" if rehearsal is None else f"[rehearsal]\nsocket = {json.dumps(str(rehearsal))}\nanswer_time_s = 120",
                 '[[route]]\nname = "lab"\nlisten = "127.0.0.1:0"',
                 f'destination = "127.0.0.1:{destination_port}"',
-                f"destination_host = {json.dumps(str(host_file))}",
+                f"{known[0]} = {json.dumps(str(known[1]))}",
+                f"rehearse = {json.dumps(rehearsal is not None)}",
                 f"allow = {json.dumps(list(allow))}\n",
             ]
         )

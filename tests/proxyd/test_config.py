@@ -96,10 +96,22 @@ def test_everything_can_be_said() -> None:
         ("[log", "not TOML: expected ']' at the end of a table declaration (at end of document)"),
         (
             "[limit]" + ROUTE,
-            "limit: unknown key; did you mean limits? (accepted here: metrics, log, limits, route)",
+            "limit: unknown key; did you mean limits? (accepted here: metrics, log, limits, rehearsal, route)",
         ),
         ("[control]" + ROUTE, "control: the control socket is not supported by this version"),
-        ("colour = 1" + ROUTE, "colour: unknown key (accepted here: metrics, log, limits, route)"),
+        (
+            ROUTE + "rehearse = true",
+            (
+                "route[0].rehearse: expected a destination_host or a profile beside it: "
+                "without one nothing is planned to be rehearsed"
+            ),
+        ),
+        (
+            "[rehearsal]\nsocket = 'rehearse.sock'" + ROUTE,
+            "rehearsal.socket: expected the absolute path of a UNIX socket, found 'rehearse.sock'",
+        ),
+        ("[rehearsal]\nanswer_time_s = 0" + ROUTE, "rehearsal.answer_time_s: expected `float` > 0.0".replace("`", "")),
+        ("colour = 1" + ROUTE, "colour: unknown key (accepted here: metrics, log, limits, rehearsal, route)"),
         (
             "[log]\nlevle = 'info'" + ROUTE,
             "log.levle: unknown key; did you mean level? (accepted here: level, format)",

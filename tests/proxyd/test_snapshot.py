@@ -10,7 +10,7 @@ from proxyd import config as configuration
 from proxyd.config import Address, ConfigError
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.policy import ReturnPathPolicy, StreamLimits
-from proxyd.routes import SessionTimes
+from proxyd.routes import RehearsalService, SessionTimes
 from proxyd.snapshot import Snapshot, remarks
 
 HOST = """{"format": "proxyd-host", "version": 1, "name": "dst", "accelerator": "kvm", "origin": "probe",
@@ -79,6 +79,22 @@ def test_a_snapshot_has_everything_that_sessions_need(tmp_path: Path) -> None:
     assert not route.admits("192.0.2.1")
     assert remarks(snapshot) == ()
     assert route.host_file == str(tmp_path / "host.json")
+
+
+def test_a_route_that_rehearses(tmp_path: Path) -> None:
+    (route,) = build(
+        tmp_path,
+        "[rehearsal]\nsocket = '/run/r.sock'\nanswer_time_s = 3\n"
+        + ROUTE
+        + "destination_host = 'host.json'\nrehearse = true",
+    ).routes
+    assert route.rehearsal == RehearsalService("/run/r.sock", 3)
+    assert route.policy.rehearse
+
+
+def test_a_route_rehearses_only_when_it_is_told_to(tmp_path: Path) -> None:
+    (route,) = build(tmp_path, ROUTE + "destination_host = 'host.json'").routes
+    assert (route.rehearsal, route.policy.rehearse) == (None, False)
 
 
 def test_the_limits_default_to_the_rewriter_s_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The service's unit, judged by systemd itself.
+"""The services' units, judged by systemd itself.
 
 The tools come with Debian's ``systemd``. Where they are missing these tests fail: a unit that nobody checked is no
 hardened unit.
@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from proxyd.config import LimitsConfig, RehearsalConfig
+
 UNITS = Path(__file__).parents[2] / "systemd"
 UNIT = UNITS / "proxyd.service"
+REHEARSAL = UNITS / "proxyd-rehearse@.service"
+REHEARSAL_SOCKET = UNITS / "proxyd-rehearse.socket"
 
 MAX_EXPOSURE = 1.5
 
@@ -72,20 +76,23 @@ def test_the_unit_with_the_example_of_an_override_verifies_clean(analyze: str, t
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_exposure_is_small(analyze: str) -> None:
-    done = run(analyze, "security", "--offline=true", f"--threshold={MAX_EXPOSURE * 10:.0f}", str(UNIT))
+@pytest.mark.parametrize("unit", [UNIT, REHEARSAL], ids=lambda unit: unit.name)
+def test_the_exposure_is_small(analyze: str, unit: Path) -> None:
+    done = run(analyze, "security", "--offline=true", f"--threshold={MAX_EXPOSURE * 10:.0f}", str(unit))
     assert done.returncode == 0, done.stdout + done.stderr
-    (exposure,) = re.findall(r"Overall exposure level for proxyd\.service: (\d+\.\d+)", done.stdout)
+    (exposure,) = re.findall(r"Overall exposure level for proxyd\S*: (\d+\.\d+)", done.stdout)
     assert 0 < float(exposure) <= MAX_EXPOSURE
 
 
-def test_everything_that_is_not_locked_has_its_reason_beside_it(analyze: str) -> None:
-    done = run(analyze, "security", "--offline=true", "--json=short", str(UNIT))
+@pytest.mark.parametrize("unit", [UNIT, REHEARSAL], ids=lambda unit: unit.name)
+def test_everything_that_is_not_locked_has_its_reason_beside_it(analyze: str, unit: Path) -> None:
+    done = run(analyze, "security", "--offline=true", "--json=short", str(unit))
     open_doors = [entry["json_field"] for entry in json.loads(done.stdout) if not entry["set"] and entry["exposure"]]
     assert open_doors, "nothing is open: the format of the report has changed"
-    comments = "\n".join(line for line in UNIT.read_text().splitlines() if line.startswith("#"))
+    comments = "\n".join(line for line in unit.read_text().splitlines() if line.startswith("#"))
     words = {
         "RootDirectoryOrRootImage": "RootDirectory=",
+        "SupplementaryGroups": "the group that owns /dev/kvm",
         "RestrictAddressFamilies_AF_UNIX": "AF_UNIX",
         "RestrictAddressFamilies_AF_INET_INET6": "AF_INET",
     }
@@ -114,3 +121,27 @@ def test_the_watchdog_is_slower_than_any_step() -> None:
 
 def test_there_are_files_enough_for_the_largest_number_of_sessions() -> None:
     assert int(settings(UNIT)["LimitNOFILE"]) >= 2 * 4096 + 64
+
+
+def test_the_rehearsal_units_verify_clean(analyze: str, tmp_path: Path) -> None:
+    program = str(Path(sys.executable).with_name("proxyd"))
+    for unit in (REHEARSAL, REHEARSAL_SOCKET):
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/usr/bin/proxyd", program))
+    done = run(analyze, "verify", "--man=no", str(tmp_path / REHEARSAL_SOCKET.name))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_rehearsal_has_one_device_and_the_daemon_none() -> None:
+    assert settings(REHEARSAL)["DeviceAllow"] == "/dev/kvm rw"
+    assert settings(REHEARSAL)["DevicePolicy"] == "closed"
+    assert settings(UNIT)["PrivateDevices"] == "yes"
+    assert "DeviceAllow" not in settings(UNIT)
+
+
+def test_a_process_for_each_connection() -> None:
+    lines = REHEARSAL_SOCKET.read_text().splitlines()
+    assert "Accept=yes" in lines
+    assert f"ListenStream={RehearsalConfig().socket}" in lines
+    assert f"MaxConnections={LimitsConfig().connections}" in lines
+    assert settings(REHEARSAL)["StandardInput"] == "socket"
+    assert settings(REHEARSAL)["ExecStart"] == "/usr/bin/proxyd rehearsal-service"

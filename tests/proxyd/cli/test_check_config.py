@@ -32,6 +32,7 @@ def test_a_good_one_says_what_it_does(run: Run, tmp_path: Path) -> None:
         'profile = "profile.toml"\nreturn_path = "optional"',
         'destination_host = "host.json"\nprofile = "profile.toml"',
         "",
+        'destination_host = "host.json"\nrehearse = true',
     )
     ran = run("check-config", path)
     assert (ran.code, ran.err) == (0, "")
@@ -40,6 +41,10 @@ def test_a_good_one_says_what_it_does(run: Run, tmp_path: Path) -> None:
         "route r1: 127.0.0.1:7001 -> 192.0.2.9:4444, rewritten by a profile, return path optional",
         "route r2: 127.0.0.1:7002 -> 192.0.2.9:4444, rewritten for seven, with a profile, return path require",
         "route r3: 127.0.0.1:7003 -> 192.0.2.9:4444, nothing is rewritten, return path require",
+        (
+            "route r4: 127.0.0.1:7004 -> 192.0.2.9:4444, rewritten for seven, "
+            "rehearsed by /run/proxyd/rehearse.sock, return path require"
+        ),
         "remark: route r3: no profile and no destination_host, so nothing is rewritten",
         f"{path}: good",
     ]

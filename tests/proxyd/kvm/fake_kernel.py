@@ -1,4 +1,4 @@
-"""A kernel at the ioctl seam that behaves as KVM does for the calls of a probe; the registers are a real host's.
+"""A kernel at the ioctl seam that behaves as KVM does for probes and rehearsals; the registers are a real host's.
 
 It reads and writes structs and the memory they point at with ``struct`` and ``ctypes``, so wrong layouts show. Errors
 are those of arch/arm64/kvm: a vCPU is asked for nothing before KVM_ARM_VCPU_INIT, nor before SVE is finalized.
@@ -17,6 +17,7 @@ from typing import Any
 from formats.arm64.register_id import id_of, name_of
 from proxyd.rewrite.host import HostDescription
 from tests import recorded
+from tests.proxyd.kvm.fake_values import FIRMWARE, PAIRS, hidden, judge, kept, obeys
 
 TARGET = 5  # KVM_ARM_TARGET_GENERIC_V8
 
@@ -43,6 +44,9 @@ class Vm:
     mte: bool = False
     init: int | None = None
     numbers: set[int] = field(default_factory=set)
+    registers: dict[int, bytes] = field(default_factory=dict)
+    """Those that all vCPUs have in common, once one was written."""
+    gic: Gic | None = None
 
 
 @dataclass
@@ -53,6 +57,17 @@ class Vcpu:
     init: int | None = None
     finalized: bool = False
     registers: dict[int, bytes] = field(default_factory=dict)
+    fresh: dict[int, bytes] = field(default_factory=dict)
+    pmu: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Gic:
+    """What KVM keeps of an interrupt controller."""
+
+    vm: Vm
+    interrupts: int = 0
+    initialized: bool = False
 
 
 class FakeKernel:
@@ -67,6 +82,7 @@ class FakeKernel:
         vector_lengths: int = 0b11,
         hz: int = 62_500_000,
         call_ns: int = 500,
+        obeys_pmu: bool = False,
     ) -> None:
         self.host = host or real_host()
         self.capabilities = ALL if capabilities is None else capabilities
@@ -74,14 +90,15 @@ class FakeKernel:
         self.vector_lengths = vector_lengths
         self.hz = hz
         self.call_ns = call_ns
+        self.obeys_pmu = obeys_pmu
+        """As Linux 6.7 to 6.12: a SET register sets, a CLR register clears."""
         self.time = 10**12
+        self.offset = 0
         self.files: dict[int, Any] = {}
         self.opened = 0
         self.calls: list[int] = []
         self.api_version = 12
         self.arch = "aarch64"
-        self.clears = False
-        """Whether PMCNTENCLR_EL0 clears what PMCNTENSET_EL0 has, as Linux 6.7 to 6.14 do."""
         self.refuse: dict[int, int] = {}
         """Request -> errno: refused whatever it is about."""
 
@@ -115,7 +132,10 @@ class FakeKernel:
                 0xC00CAEE0: self._device,
             }
             if isinstance(file, Vm)
+            else {0x4018AEE1: self._gic_attribute}
+            if isinstance(file, Gic)
             else {
+                0x4018AEE1: self._pmu_attribute,
                 0x4020AEAE: self._init,
                 0x4004AEC2: self._finalize,
                 0xC008AEB0: self._list,
@@ -182,11 +202,42 @@ class FakeKernel:
         ctypes.memmove(address, struct.pack("=192Q", *masks), 192 * 8)
         return 0
 
-    def _device(self, _vm: Vm, argument: bytearray) -> int:
+    def _device(self, vm: Vm, argument: bytearray) -> int:
         kind, _, flags = struct.unpack("=III", argument)
-        assert flags == 1, "a probe makes no device"
         if kind not in self.devices:
             raise os_error(errno.ENODEV)
+        if not flags & 1:
+            if vm.gic is not None:
+                raise os_error(errno.EEXIST)
+            vm.gic = Gic(vm)
+            struct.pack_into("=I", argument, 4, self._file(vm.gic))
+        return 0
+
+    def _gic_attribute(self, gic: Gic, argument: bytearray) -> int:
+        flags, group, attribute, address = struct.unpack("=IIQQ", argument)
+        if flags or (group, attribute) not in ((3, 0), (4, 0)):
+            raise os_error(errno.ENXIO)
+        if group == 3:
+            (gic.interrupts,) = struct.unpack("=I", ctypes.string_at(address, 4))
+            if gic.interrupts < 64 or gic.interrupts % 32:
+                raise os_error(errno.EINVAL)
+        else:
+            gic.initialized = True
+        return 0
+
+    def _pmu_attribute(self, vcpu: Vcpu, argument: bytearray) -> int:
+        flags, group, attribute, address = struct.unpack("=IIQQ", argument)
+        if flags or group or attribute > 1 or vcpu.init is None or not vcpu.init & PMU:
+            raise os_error(errno.ENXIO)
+        if attribute == 0:
+            (number,) = struct.unpack("=i", ctypes.string_at(address, 4))
+            if not 16 <= number < 32:  # a private interrupt
+                raise os_error(errno.EINVAL)
+            vcpu.pmu.append("irq")
+        elif vcpu.vm.gic is None or not vcpu.vm.gic.initialized:  # kvm_arm_pmu_v3_init
+            raise os_error(errno.ENODEV)
+        else:
+            vcpu.pmu.append("init")
         return 0
 
     # A vCPU
@@ -199,10 +250,13 @@ class FakeKernel:
                 supported |= bits
         if target != TARGET or any(others) or first & ~supported:
             raise os_error(errno.EINVAL)
+        if vcpu.vm.gic is not None:
+            raise os_error(errno.EBUSY)
         if vcpu.vm.init not in (None, first):  # kvm_vcpu_init_check_features
             raise os_error(errno.EINVAL)
         vcpu.vm.init = vcpu.init = first
         vcpu.registers = dict(self._registers(first, mte=vcpu.vm.mte))
+        vcpu.fresh = dict(vcpu.registers)
         return 0
 
     def _finalize(self, vcpu: Vcpu, argument: bytearray) -> int:
@@ -257,30 +311,48 @@ class FakeKernel:
         register, address = struct.unpack("=QQ", argument)
         if register not in vcpu.registers:
             raise os_error(errno.ENOENT)
-        value = vcpu.registers[register]
+        if self._hides(vcpu, register):
+            raise os_error(errno.ENOENT)
+        value = vcpu.vm.registers.get(register, vcpu.registers[register])
         if register == TIMER_CNT:
             self.time += self.call_ns
-            value = (self.time * self.hz // 10**9).to_bytes(8, "little")
+            value = (self.time * self.hz // 10**9 + self.offset & (1 << 64) - 1).to_bytes(8, "little")
             self.time += self.call_ns
+        elif self.obeys_pmu and name_of(register) in PAIRS:
+            value = vcpu.registers[id_of(PAIRS[name_of(register)])]
         ctypes.memmove(address, value, len(value))
         return 0
+
+    def _hides(self, vcpu: Vcpu, register: int) -> bool:
+        def value(name: str) -> int | None:
+            found = vcpu.vm.registers.get(id_of(name), vcpu.registers.get(id_of(name)))
+            return None if found is None else int.from_bytes(found, "little")
+
+        return hidden(name_of(register), lambda name: self.host.registers.get(id_of(name)), value)
 
     def _set(self, vcpu: Vcpu, argument: bytearray) -> int:
         self._ready(vcpu)
         register, address = struct.unpack("=QQ", argument)
-        if register not in vcpu.registers:
+        if register not in vcpu.registers or self._hides(vcpu, register):
             raise os_error(errno.ENOENT)
-        old = vcpu.registers[register]
-        new = ctypes.string_at(address, len(old))
-        masks = self.host.writable_masks or {}
-        differing = int.from_bytes(old, "little") ^ int.from_bytes(new, "little")
-        if name_of(register).startswith("ID_") and differing & ~masks.get(register, 0):
-            raise os_error(errno.EINVAL)
-        vcpu.registers[register] = new
-        if self.clears and name_of(register) == "PMCNTENCLR_EL0":
-            twin = id_of("PMCNTENSET_EL0")
-            kept = int.from_bytes(vcpu.registers[twin], "little") & ~int.from_bytes(new, "little")
-            vcpu.registers[twin] = kept.to_bytes(8, "little")
+        name = name_of(register)
+        old = vcpu.vm.registers.get(register, vcpu.registers[register])
+        new = int.from_bytes(ctypes.string_at(address, len(old)), "little")
+        own = int.from_bytes(vcpu.fresh[register], "little")
+        mask = (self.host.writable_masks or {}).get(register, 0)
+        if (error := judge(name, own, int.from_bytes(old, "little"), new, mask)) is not None:
+            raise os_error(error)
+        value = kept(name, own, new, masks=self.host.writable_masks is not None).to_bytes(len(old), "little")
+        if register == TIMER_CNT:
+            self.offset = new - self.time * self.hz // 10**9
+        elif name.startswith("ID_") or name in FIRMWARE:
+            vcpu.vm.registers[register] = value
+        elif self.obeys_pmu and name in {*PAIRS, *PAIRS.values()}:
+            state = id_of(PAIRS.get(name, name))
+            where, now = obeys(name, int.from_bytes(vcpu.registers[state], "little"), new) or (name, new)
+            vcpu.registers[id_of(where)] = now.to_bytes(8, "little")
+        else:
+            vcpu.registers[register] = value
         return 0
 
     def _file(self, what: Any) -> int:

@@ -22,6 +22,7 @@ GOLDEN = {
     "KVM_ARM_GET_REG_WRITABLE_MASKS": 0x8040AEB6,
     "KVM_ARM_VCPU_FINALIZE": 0x4004AEC2,
     "KVM_CREATE_DEVICE": 0xC00CAEE0,
+    "KVM_SET_DEVICE_ATTR": 0x4018AEE1,
 }
 
 
@@ -42,6 +43,7 @@ def test_every_ioctl_has_a_golden_number() -> None:
         (abi.ONE_REG, 16),
         (abi.REG_LIST, 8),
         (abi.CREATE_DEVICE, 12),
+        (abi.DEVICE_ATTR, 24),
         (abi.ENABLE_CAP, 104),
         (abi.REG_MASK_RANGE, 64),
         (abi.FINALIZE, 4),

@@ -12,7 +12,6 @@ from tests.proxyd.kvm.fake_kernel import FakeKernel
 
 @pytest.mark.parametrize(("clears", "expected"), [(False, "stored"), (True, "as-guest")])
 def test_it_is_tried(*, clears: bool, expected: str) -> None:
-    kernel = FakeKernel()
-    kernel.clears = clears
+    kernel = FakeKernel(obeys_pmu=clears)
     with ScratchVm(kernel) as vm:
         assert pmu_writes(vm.vcpu([Feature.PSCI, Feature.PMU])) == expected

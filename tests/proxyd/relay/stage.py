@@ -4,7 +4,7 @@ The scripted rewriter reads a toy stream, so that a test reads like the conversa
 
     QEVM...    the prologue, held back; ``/`` ends it
     ...        memory, passed as it comes
-    [...]      device state, held back and released as ``<...>``
+    [...]      device state, held back and released as ``<...>``; ``[...rehearse...]`` waits for its rehearsal
     ~          in the prologue: another architecture, everything passes
     ! ?        not a stream; against the rules
     ^          more than a limit allows; ``&`` something that is not supported; ``#`` a bug
@@ -33,10 +33,11 @@ from proxyd.relay.session import MigrationSession, Surroundings
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.report import RewriteReport
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.rewrite.verdict import Verdict
-from proxyd.routes import Route, SessionTimes
+from proxyd.routes import RehearsalService, Route, SessionTimes
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
 
 ANY_PORT = Address("127.0.0.1", 0)
@@ -50,6 +51,8 @@ REMOVED = Change(
     vcpu=0, action=Action.REMOVE, register=TCR2_EL1, field=None, old=0, new=None, verdict=Verdict.PROVEN,
     reason="the guest never had it", rule="builtin", evidence=None, allowed=False,
 )  # fmt: skip
+PLAN = Plan(outcome=Outcome.LOADS_REWRITTEN, changes=(REMOVED,), refusals=(), notices=(), vcpus=(), rewritten=())
+FAITHFUL = Rehearsal((), ("psci",), "7.3.4", 0, 0.25)
 REFUSAL = Refusal(
     vcpu=1, register=TCR2_EL1, value=5, destination_value=None, verdict=Verdict.UNKNOWN, reason="nobody knows it"
 )
@@ -67,6 +70,7 @@ class ScriptedRewriter:
         self.report: RewriteReport | None = None
         self.sections: Counter[str] = Counter()
         self.waiting_for = "the next act"
+        self.planned: Plan | None = None
         self._held = b""
 
     @property
@@ -79,6 +83,14 @@ class ScriptedRewriter:
         out: list[bytes | memoryview] = []
         for word in re.findall(rb"[^][/~!?^&#]+|.", chunk, re.DOTALL):
             self._word(word, out)
+        return out
+
+    def release(self, rehearsal: Rehearsal) -> list[bytes | memoryview]:
+        assert self.planned is not None
+        self.planned = None
+        if refusals := rehearsal.refusals():
+            raise RewriteRefused(str(refusals[0]), refusals)
+        self._release(out := [])
         return out
 
     def finish(self) -> list[bytes | memoryview]:
@@ -118,7 +130,10 @@ class ScriptedRewriter:
             self._held += word
             if word == b"]":
                 self._held = self._held[:-1]
-                self._release(out)
+                if b"rehearse" in self._held:
+                    self.phase, self.planned = Phase.REHEARSING, PLAN
+                else:
+                    self._release(out)
         elif word == b"[" and self.phase is Phase.MEMORY:
             self._held = word
             self.phase = Phase.HOLDING
@@ -159,6 +174,7 @@ def a_route(
     hold_idle_s: float = 10,
     connect_s: float = 10,
     networks: tuple[Any, ...] = (),
+    rehearsal: RehearsalService | None = None,
 ) -> Route:
     return Route(
         name=name,
@@ -168,6 +184,7 @@ def a_route(
         policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin()),
         stream_limits=StreamLimits(),
         times=SessionTimes(header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, connect_s=connect_s),
+        rehearsal=rehearsal,
     )
 
 
@@ -203,6 +220,36 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
     return sum(found)
 
 
+class ScriptedRehearser:
+    """A :class:`proxyd.relay.rehearser.Rehearser` that says what the test wants, when the test wants."""
+
+    def __init__(self) -> None:
+        self.warnings: tuple[str, ...] = ()
+        self.says: Rehearsal | Exception = FAITHFUL
+        self.cannot: Exception | None = None
+        self.may_answer = trio.Event()
+        self.may_answer.set()
+        self.asked = trio.Event()
+        self.closed = False
+
+    async def prepare(self) -> tuple[str, ...]:
+        await trio.lowlevel.checkpoint()
+        if self.cannot is not None:
+            raise self.cannot
+        return self.warnings
+
+    async def perform(self, plan: Plan) -> Rehearsal:
+        assert plan is PLAN
+        self.asked.set()
+        await self.may_answer.wait()
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class Stage:
     """A session between a source and a destination that the test plays."""
 
@@ -218,8 +265,11 @@ class Stage:
         self.may_connect = trio.Event()
         self.may_connect.set()
         self.unreachable = False
+        self.rehearser = ScriptedRehearser()
         self.rewriter = make_rewriter()
-        around = Surroundings(self.metrics, journal, lambda _route: self.rewriter, self._dial)
+        around = Surroundings(
+            self.metrics, journal, lambda _route: self.rewriter, self._dial, lambda *_: self.rehearser
+        )
         self.session = MigrationSession(proxy_end, route, around)
         self.ending: Ending | None = None
         self.ended = trio.Event()

@@ -19,7 +19,7 @@ from proxyd.metrics import Metrics
 from proxyd.relay.intake import Intake, Rewriter, ending_of, rewriter_for
 from proxyd.relay.outcome import Outcome
 from proxyd.rewrite.rewriter import Phase, RewriteRefused, StreamRewriter
-from tests.proxyd.relay.stage import ScriptedRewriter, a_route, value
+from tests.proxyd.relay.stage import FAITHFUL, ScriptedRewriter, a_route, value
 
 
 def an_intake() -> tuple[Intake, Metrics]:
@@ -141,3 +141,19 @@ def test_each_error_has_its_outcome(error: FormatError | RewriteRefused, outcome
     ending = ending_of(error)
     assert ending.outcome is outcome
     assert ending.reason == "x"
+
+
+async def test_a_release_after_a_rehearsal_is_timed_from_the_first_held_byte(autojump_clock: MockClock) -> None:
+    intake, metrics = an_intake()
+    intake.feed(b"QEVM/[rehearse")
+    await trio.sleep(2)
+    assert intake.feed(b"]") == []
+    assert intake.rewriter.phase is Phase.REHEARSING
+    assert (intake.released, intake.is_pipe) == (None, False)
+    await trio.sleep(3)
+    assert intake.release(FAITHFUL) == [b"<rehearse>"]
+    assert intake.is_pipe
+    assert intake.released is not None
+    assert intake.released.hold_s == pytest.approx(5)
+    assert intake.released.rewrite_s < 1
+    assert value(metrics, "proxyd_hold_seconds_count", route="lab") == 1

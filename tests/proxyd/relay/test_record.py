@@ -137,3 +137,25 @@ async def test_nothing_is_proposed_where_nothing_was_planned_or_nothing_failed(f
 
 def test_a_destination_that_only_a_profile_describes() -> None:
     assert propose_command(None) == "proxyd explain --propose --stream STREAM QEMU.log"
+
+
+@pytest.mark.parametrize("log_works", [True, False])
+async def test_a_bug_in_telling_is_told_and_goes_no_further(
+    *, log_works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, metrics, told = a_record()
+
+    def break_(*_: object, **__: object) -> None:
+        raise RuntimeError("a label too many")
+
+    for name in ("count_bytes", "count_plan", "count_migration"):
+        monkeypatch.setattr(metrics, name, break_)
+    intake = Intake(ScriptedRewriter(), "lab", Metrics())
+    intake.feed(b"QEVM/[state]")
+    if not log_works:
+        monkeypatch.setattr(record, "failed", break_)
+    record.relayed(Direction.TO_SOURCE, 1)
+    record.released(intake)
+    record.ended(Ending(Outcome.COMPLETED, "because"), 1, silent=False)
+    bugs = [line for level, line, _ in told.lines if level == "ERROR"]
+    assert len(bugs) == (3 if log_works else 0)

@@ -7,6 +7,7 @@ from formats.arm64.register_id import id_of
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, VcpuRegisters, make_plan
+from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.report import RewriteReport
 
 TCR2, MMFR3, PSCI = id_of("TCR2_EL1"), id_of("ID_AA64MMFR3_EL1"), id_of("FW_PSCI_VERSION")
@@ -53,3 +54,10 @@ def test_json() -> None:
         ],
     }
     assert RewriteReport(None, make_plan([], Destination(), Knowledge.builtin())).to_json_dict()["unaided"] is None
+
+
+def test_a_rehearsal_is_in_the_report() -> None:
+    plan = make_plan([], Destination(), Knowledge.builtin())
+    rehearsal = Rehearsal((), ("psci",), "7.3.4", 0, 0.5)
+    assert RewriteReport(None, plan, rehearsal).to_json_dict()["rehearsal"] == rehearsal.to_json_dict()
+    assert "rehearsal" not in RewriteReport(None, plan).to_json_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Outcome
 from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile
+from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal
 from proxyd.rewrite.rewriter import MAX_PROLOGUE_BYTES, NO_RETURN_PATH, Phase, RewriteRefused, StreamRewriter
 from tests import builders as b
 
@@ -199,3 +201,72 @@ def test_whatever_comes_what_leaves_before_a_refusal_is_a_prefix(at: int, flip: 
     except (FormatError, RewriteRefused):
         pass
     assert bytes(wire).startswith(out)
+
+
+FAITHFUL = Rehearsal((), ("psci",), "7.3.4", 1, 0.5)
+CHANGED = Rehearsal((Finding(0, id_of("MIDR_EL1"), FindingKind.CHANGED, 2, 1),), ("psci",), "7.3.4", 1, 0.5)
+
+
+def rehearsing(allow: frozenset[int] = frozenset(), profile: str | None = REMOVE) -> StreamRewriter:
+    plain = rewriter(profile).policy
+    return StreamRewriter(dataclasses.replace(plain, rehearse=True, allow=allow))
+
+
+@pytest.mark.parametrize("step", [None, 1, 4096])
+def test_what_is_rehearsed_leaves_when_it_is_released(step: int | None) -> None:
+    rewrite = rehearsing()
+    before = run_until_rehearsal(rewrite, STREAM, step)
+    assert before == STREAM[:TAIL_STARTS]
+    assert rewrite.phase is Phase.REHEARSING
+    assert rewrite.planned is not None
+    assert [dict(vcpu.registers) for vcpu in rewrite.planned.rewritten] == [
+        {id_: value for id_, value in b.SOME_REGISTERS.items() if id_ != TCR2}
+    ]
+    plain = rewriter()
+    whole = run(plain, STREAM)
+    assert rewrite.held_bytes == len(whole) - TAIL_STARTS
+    assert (rewrite.report, rewrite.finish()) == (None, [])
+    out = before + b"".join(bytes(buffer) for buffer in rewrite.release(FAITHFUL))
+    assert out == whole
+    assert (rewrite.phase, rewrite.held_bytes, rewrite.planned) == (Phase.RELEASED, 0, None)
+    assert rewrite.report is not None
+    assert rewrite.report.rehearsal == FAITHFUL
+
+
+def run_until_rehearsal(rewrite: StreamRewriter, wire: bytes, step: int | None) -> bytes:
+    out = b""
+    for i in range(0, len(wire), step or len(wire)):
+        out += b"".join(bytes(buffer) for buffer in rewrite.feed(wire[i : i + (step or len(wire))]))
+    return out
+
+
+def test_a_finding_is_a_refusal_and_nothing_leaves() -> None:
+    rewrite = rehearsing()
+    run_until_rehearsal(rewrite, STREAM, None)
+    with pytest.raises(RewriteRefused, match=r"rehearsed on Linux 7\.3\.4: the destination's KVM takes 0x2") as refused:
+        rewrite.release(CHANGED)
+    assert [refusal.register for refusal in refused.value.refusals] == [id_of("MIDR_EL1")]
+    assert refused.value.report is not None
+    assert refused.value.report.rehearsal == CHANGED
+    assert rewrite.phase is Phase.REHEARSING
+    with pytest.raises(AssertionError, match="waits for its rehearsal"):
+        rewrite.release(FAITHFUL)
+
+
+def test_a_change_that_is_allowed_by_name() -> None:
+    rewrite = rehearsing(frozenset({id_of("MIDR_EL1")}))
+    run_until_rehearsal(rewrite, STREAM, None)
+    assert rewrite.release(CHANGED)
+
+
+def test_a_plan_that_refuses_is_not_rehearsed() -> None:
+    rewrite = rehearsing(profile='[[rule]]\nkind="require"\nwhen="MIDR_EL1 == 0"\nregister="MIDR_EL1"\nreason="r"\n')
+    with pytest.raises(RewriteRefused):
+        run_until_rehearsal(rewrite, STREAM, None)
+    assert rewrite.planned is None
+
+
+def test_without_a_plan_there_is_nothing_to_rehearse() -> None:
+    rewrite = rehearsing(profile=None)
+    assert run(rewrite, STREAM) == STREAM
+    assert rewrite.phase is Phase.RELEASED
