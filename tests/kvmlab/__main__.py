@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from tests.kvmlab.arm64_python import COMMAND, proxyd_archive
 from tests.kvmlab.catalogue import LabError, catalogue
 from tests.kvmlab.guest import PROGRAMS, GuestSpec, start_guest
 from tests.kvmlab.host import HostSpec
@@ -110,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     capture.add_argument("--directory", type=Path, default=Path("tests/streams"))
     reglist = add("reglist", "Print the register list that KVM shows, as JSON.", _reglist, "KERNEL")
     reglist.add_argument("--host-description", action="store_true", help="in the format of proxyd probe")
+    add("probe", "Print what proxyd probe says on a host, as tests/hosts keeps it.", _probe, "KERNEL")
     shell = add("shell", "Run a command on a host, or lines from standard input.", _shell, "KERNEL")
     shell.add_argument("command", nargs="?")
     for sub in (guest, move, matrix, capture):
@@ -240,6 +243,16 @@ async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
     (arguments.directory / f"{name}.bin.xz").write_bytes(packed)
     (arguments.directory / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     lab.progress(f"{name}: {len(stream)} bytes, {len(packed)} compressed")
+    return 0
+
+
+async def _probe(lab: Lab, arguments: argparse.Namespace) -> int:
+    spec = _host_spec(arguments)
+    host = await lab.boot(spec, [proxyd_archive()])
+    name = shlex.quote(f"Linux {spec.kernel} on {spec.cpu}")
+    qemu = shlex.quote(arguments.qemu)
+    await host.run(f"{COMMAND} probe --name {name} --qemu {qemu} -o /tmp/host.json", seconds=300)
+    sys.stdout.write(await host.run("cat /tmp/host.json"))
     return 0
 
 
