@@ -37,6 +37,9 @@ class Tick:
 class Checker:
     """The guest's facts so far. A line cut in two by a migration is passed over: its half came at the other end."""
 
+    resume_ticks = 20
+    """How far a guest may have counted when its first tick shows at the destination: two seconds' worth."""
+
     def __init__(self, lines: Feed[str]) -> None:
         self.lines = lines
 

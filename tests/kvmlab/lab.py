@@ -30,7 +30,7 @@ class Images:
     outer_command: tuple[str, ...]
     kernels: dict[str, FetchedKernel]
     base: bytes
-    linux: bytes
+    linux: bytes = b""
 
 
 def set_up(

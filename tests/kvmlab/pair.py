@@ -7,7 +7,7 @@ from typing import Any
 import trio
 
 from tests.kvmlab.catalogue import LabError
-from tests.kvmlab.checker import Difference
+from tests.kvmlab.checker import Checker, Difference
 from tests.kvmlab.feed import time_limit
 from tests.kvmlab.guest import Guest, GuestSpec, start_guest
 from tests.kvmlab.host import Host, HostSpec
@@ -16,9 +16,6 @@ from tests.kvmlab.lab import Lab
 from tests.kvmlab.linux_guest import Change
 from tests.kvmlab.migration import Arrival, Outcome, migrate
 from tests.kvmlab.proxy import Proxy, proxyd
-
-RESUME_TICKS = 20
-"""How far a guest may have counted when its first tick shows at the destination: two seconds' worth."""
 
 LOG_SECONDS = 20
 """How long proxyd may take to say what became of a migration that has ended at both sides."""
@@ -29,8 +26,8 @@ class Attempt:
     """One migration and what the guest says afterwards, where it runs (None: nowhere).
 
     The counts are each vCPU's timer interrupts: the last that the source showed before the migration ended, the
-    first that showed afterwards, and the last that was waited for. *abilities*: what the Linux guest said that it can
-    do, each with None or why it cannot.
+    first that showed afterwards, which may be *resume_ticks* further, and the last that was waited for. *abilities*:
+    what the Linux guest said that it can do, each with None or why it cannot.
     """
 
     outcome: Outcome
@@ -41,6 +38,7 @@ class Attempt:
     clean: bool
     changed: tuple[Difference | Change, ...]
     identity: tuple[Difference | Change, ...]
+    resume_ticks: int = Checker.resume_ticks
     abilities: dict[str, str | None] = field(default_factory=dict)
     proxy_log: tuple[dict[str, Any], ...] = ()
 
@@ -49,7 +47,7 @@ class Attempt:
         """Whether every vCPU counted on from where it was, neither back nor far ahead, and keeps counting."""
         counts = zip(self.counts_before, self.counts_resumed, self.counts_after, strict=True)
         return self.runs_on is not None and all(
-            before <= resumed <= before + RESUME_TICKS and resumed < after for before, resumed, after in counts
+            before <= resumed <= before + self.resume_ticks and resumed < after for before, resumed, after in counts
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -153,6 +151,7 @@ async def _attempt(lab: Lab, source: Guest, destination: Guest, port: int) -> At
         clean=tick.clean,
         changed=tuple(checker.changed()),
         identity=tuple(checker.identity()),
+        resume_ticks=checker.resume_ticks,
         abilities=source.checker.abilities(),
     )
 
