@@ -23,6 +23,7 @@ STORED_AS = {
     "PMINTENSET_EL1": "PMINTENCLR_EL1",
     "PMOVSSET_EL0": "PMOVSCLR_EL0",
     "CCSIDR_EL1": "DEMUX_CCSIDR",
+    "FPCR": "ID_AA64MMFR1_EL1",  # outside of the list: told of where the feature is
 }
 """Where the name that the guest reads a register by is not the one that it travels under, or not the only one."""
 

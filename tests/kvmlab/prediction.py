@@ -10,11 +10,14 @@ from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Plan, VcpuRegisters, make_plan
 
+MPIDR = id_of("MPIDR_EL1")
+
 
 def plan_between(source: bytes, destination: bytes, vcpus: int, allow: Iterable[str] = ()) -> Plan:
     """Plan for a guest that has just been started on *source*; both are host descriptions. *allow*: by name."""
     fresh = _parsed(source).registers
-    return _plan([fresh] * vcpus, destination, allow)
+    numbered = [fresh.edited(put={MPIDR: fresh[MPIDR] + vcpu}) for vcpu in range(vcpus)]
+    return _plan(numbered, destination, allow)
 
 
 def plan_for(vcpus: Iterable[Mapping[str, str]], destination: bytes, allow: Iterable[str] = ()) -> Plan:
