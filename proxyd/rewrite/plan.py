@@ -23,6 +23,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from proxyd.rewrite.acceptance import Acceptance
+from proxyd.rewrite.agreement import disagreements
 from proxyd.rewrite.changes import Action, Change, Notice, Refusal, VcpuRegisters
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
@@ -105,6 +106,8 @@ def make_plan(
     refusals = [refusal for planner in planners for refusal in planner.refusals]
     rewritten = tuple(planner.result for planner in planners)
     refusals += _uneven(vcpus, rewritten)
+    if destination.host is not None:
+        refusals += disagreements(vcpus)
     changes = tuple(change for planner in planners for change in planner.changes)
     loads = Outcome.LOADS_REWRITTEN if changes else Outcome.LOADS_AS_IS
     outcome = Outcome.REFUSED if refusals else loads

@@ -16,7 +16,10 @@ What each file is for:
     linux_image.py the Linux guest's kernel, initramfs and disk; linux_guest.py what it prints
     migration.py   one live migration and how it ended at both sides; recorder.py a relay that keeps the bytes
     proxy.py       a `proxyd serve` process with one route; pair.py a migration without and with it
-    matrix.py      many pairs, results as JSON lines, resumable
+    matrix.py      many pairs, several at a time, resumable; matrix.toml and selection.py say which
+    station.py     one host of a matrix with what it keeps between pairs
+    prediction.py  what proxyd says will happen; judgement.py whether it did
+    results.py     results files as facts; measured.py those in the tree; report.py makes docs/compatibility.md of them
     __main__.py    the command line: python -m tests.kvmlab --help
 
 docs/kvmlab.md tells how it works and how long it takes.

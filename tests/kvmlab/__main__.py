@@ -5,6 +5,8 @@ import functools
 import hashlib
 import json
 import lzma
+import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -12,16 +14,21 @@ from pathlib import Path
 
 import trio
 
+from tests.kvmlab.arm64_python import COMMAND, proxyd_archive
 from tests.kvmlab.catalogue import LabError, catalogue
 from tests.kvmlab.guest import PROGRAMS, GuestSpec, start_guest
 from tests.kvmlab.host import HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
+from tests.kvmlab.judgement import mismatches
 from tests.kvmlab.lab import Lab, open_lab, print_progress, set_up
 from tests.kvmlab.linux_image import LINUX
 from tests.kvmlab.matrix import Cell, leaves, parse_pair, run_matrix
 from tests.kvmlab.migration import migrate
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
 from tests.kvmlab.recorder import recording_relay
+from tests.kvmlab.report import page
+from tests.kvmlab.results import Results, read_results, write_short
+from tests.kvmlab.selection import selected
 
 Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
 
@@ -29,18 +36,27 @@ Verb = Callable[[Lab, argparse.Namespace], Awaitable[int]]
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return 0, 1 when it ended with an error, 2 for wrong arguments."""
     arguments = _parser().parse_args(argv)
+    verb: Verb | None = arguments.verb
+    if verb is None and "results" in arguments:
+        return _report(arguments)
     try:
-        kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
-        inner = arguments.qemu if isinstance(arguments.qemu, list) else [arguments.qemu]
-        linux = getattr(arguments, "program", "") == LINUX
+        if verb is _matrix:
+            arguments.cells = _cells(arguments)
+            kernels = [kernel for cell in arguments.cells for kernel in (cell.source, cell.destination)]
+            inner = list(dict.fromkeys(cell.guest.qemu for cell in arguments.cells))
+            linux = any(cell.guest.program == LINUX for cell in arguments.cells)
+        else:
+            kernels = [kernel for text in arguments.kernels for kernel in text.split(":")]
+            inner = [arguments.qemu]
+            linux = getattr(arguments, "program", "") == LINUX
         images = set_up(kernels, print_progress, outer=arguments.outer, inner=inner, linux=linux)
-        if arguments.verb is None:
+        if verb is None:
             return 0
 
         async def run() -> int:
             async with open_lab(images) as lab:
                 with trio.fail_after(arguments.time_limit * 60):
-                    return int(await arguments.verb(lab, arguments))
+                    return await verb(lab, arguments)
 
         return trio.run(run)
     except* LabError as group:
@@ -61,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, verb: Verb | None, kernels: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=text, description=text)
         sub.set_defaults(verb=verb)
-        number = "+" if kernels.endswith("...") else 1
+        number = "*" if verb is _matrix else "+" if kernels.endswith("...") else 1
         sub.add_argument("kernels", nargs=number, metavar=kernels, help=f"of {', '.join(known.kernels)}")
         sub.add_argument("--outer", default=known.outer, choices=known.qemus, help="QEMU that emulates the hosts")
         sub.add_argument("--time-limit", type=float, default=30, metavar="MINUTES", help="(default: %(default)s)")
@@ -83,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
     move = add("migrate", "Move a guest live, directly and through proxyd.", _migrate, "SOURCE:DESTINATION")
     move.add_argument("--direct-only", action="store_true")
     matrix = add("matrix", "Move guests between many pairs; results as JSON lines.", _matrix, "SOURCE:DESTINATION...")
+    matrix.add_argument("--all", dest="selection", action="store_const", const="all", help="the whole of matrix.toml")
+    matrix.add_argument("--chosen", dest="selection", action="store_const", const="chosen", help="CI's part of it")
+    matrix.add_argument("--jobs", type=int, default=3, help="cells at a time (default: %(default)s)")
+    matrix.set_defaults(time_limit=240)
     matrix.add_argument("--cpu", nargs="+", default=[known.cpu], help="CPUs of the hosts (default: %(default)s)")
     matrix.add_argument("--qemu", nargs="+", default=[known.inner], choices=known.qemus, help="QEMUs in the hosts")
     matrix.add_argument(
@@ -92,10 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     capture.add_argument("--directory", type=Path, default=Path("tests/streams"))
     reglist = add("reglist", "Print the register list that KVM shows, as JSON.", _reglist, "KERNEL")
     reglist.add_argument("--host-description", action="store_true", help="in the format of proxyd probe")
+    add("probe", "Print what proxyd probe says on a host, as tests/hosts keeps it.", _probe, "KERNEL")
     shell = add("shell", "Run a command on a host, or lines from standard input.", _shell, "KERNEL")
     shell.add_argument("command", nargs="?")
     for sub in (guest, move, matrix, capture):
         add_guest(sub)
+    report = verbs.add_parser("report", help="Write docs/compatibility.md from a matrix's results.")
+    report.set_defaults(verb=None)
+    report.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="later ones take earlier ones' place")
+    report.add_argument("-o", dest="page", type=Path, metavar="PAGE", help="(default: standard output)")
+    report.add_argument("--keep", type=Path, metavar="FILE.jsonl.xz", help="write the short form of the results, too")
     return parser
 
 
@@ -136,15 +162,47 @@ async def _migrate(lab: Lab, arguments: argparse.Namespace) -> int:
     return 0 if last.runs_on == "destination" and last.clean else 1
 
 
-async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
+def _cells(arguments: argparse.Namespace) -> list[Cell]:
+    """Return the cells that were asked for; raises LabError when there is none."""
+    if arguments.selection:
+        return list(selected(arguments.selection))
     cells = [
         Cell(*parse_pair(pair), cpu, GuestSpec(qemu, arguments.vcpus, arguments.devices, arguments.program))
         for cpu in arguments.cpu
         for qemu in arguments.qemu
         for pair in arguments.kernels
     ]
+    if not cells:
+        raise LabError("no pair: name some, or --all, or --chosen")
+    return cells
+
+
+async def _matrix(lab: Lab, arguments: argparse.Namespace) -> int:
+    os.nice(5)  # it takes hours, and leaves the machine to others; hosts inherit it
     with tempfile.TemporaryDirectory() as directory:
-        return 1 if await run_matrix(lab, cells, arguments.results, Path(directory)) else 0
+        errors = await run_matrix(lab, arguments.cells, arguments.results, Path(directory), arguments.jobs)
+    return 1 if errors or not _as_predicted(read_results([arguments.results])) else 0
+
+
+def _as_predicted(results: Results) -> bool:
+    """Tell of each cell that was not as predicted; True if there is none, and none that broke off."""
+    found = [(key, text) for key, cell in results.cells.items() for text in mismatches(cell, results)]
+    for key, text in [*found, *results.broken.items()]:
+        print(f"{key}: {text}", file=sys.stderr)
+    return not found and not results.broken
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Write the page; 1 when it has a mismatch, or a cell that broke off."""
+    results = read_results(arguments.results)
+    if arguments.keep:
+        write_short(results, arguments.keep)
+    text = page(results)
+    if arguments.page:
+        arguments.page.write_text(text)
+    else:
+        print(text, end="")
+    return 0 if _as_predicted(results) else 1
 
 
 async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
@@ -185,6 +243,16 @@ async def _capture(lab: Lab, arguments: argparse.Namespace) -> int:
     (arguments.directory / f"{name}.bin.xz").write_bytes(packed)
     (arguments.directory / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
     lab.progress(f"{name}: {len(stream)} bytes, {len(packed)} compressed")
+    return 0
+
+
+async def _probe(lab: Lab, arguments: argparse.Namespace) -> int:
+    spec = _host_spec(arguments)
+    host = await lab.boot(spec, [proxyd_archive()])
+    name = shlex.quote(f"Linux {spec.kernel} on {spec.cpu}")
+    qemu = shlex.quote(arguments.qemu)
+    await host.run(f"{COMMAND} probe --name {name} --qemu {qemu} -o /tmp/host.json", seconds=300)
+    sys.stdout.write(await host.run("cat /tmp/host.json"))
     return 0
 
 

@@ -38,6 +38,11 @@ class GuestSpec:
         """The guest's memory."""
         return 192 if self.program == LINUX else 16
 
+    @property
+    def key(self) -> str:
+        """Name the guest in a results file; not its memory, and no CPU but ``host``."""
+        return f"{self.qemu} {self.vcpus} {self.devices} {self.program}"
+
     def command(self) -> list[str]:
         """Return QEMU's arguments on the host, without the channels to the lab."""
         known = catalogue()

@@ -8,13 +8,17 @@ import trio
 
 from tests.kvmlab.catalogue import LabError
 from tests.kvmlab.checker import Checker, Difference
+from tests.kvmlab.feed import time_limit
 from tests.kvmlab.guest import Guest, GuestSpec, start_guest
 from tests.kvmlab.host import Host, HostSpec
 from tests.kvmlab.hostdesc import host_description, read_register_list
 from tests.kvmlab.lab import Lab
 from tests.kvmlab.linux_guest import Change
 from tests.kvmlab.migration import Arrival, Outcome, migrate
-from tests.kvmlab.proxy import proxyd
+from tests.kvmlab.proxy import Proxy, proxyd
+
+LOG_SECONDS = 20
+"""How long proxyd may take to say what became of a migration that has ended at both sides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,22 @@ async def attempt_through_proxyd(
 ) -> Attempt:
     """Migrate a new guest through `proxyd serve`, which knows the second host by its register list; raises LabError."""
     description = host_description(await read_register_list(hosts[1]), spec.qemu)
-    source, destination = await _start(hosts, spec)
     async with proxyd(directory, hosts[1].incoming_port, description, allow) as proxy:
-        attempt = await _attempt(lab, source, destination, proxy.port)
+        return await attempt_through(lab, hosts, spec, proxy)
+
+
+async def attempt_through(lab: Lab, hosts: tuple[Host, Host], spec: GuestSpec, proxy: Proxy) -> Attempt:
+    """Migrate a new guest through *proxy*, which leads to the second host; raises LabError.
+
+    The attempt has what the proxy has logged about it.
+    """
+    source, destination = await _start(hosts, spec)
+    mark = len(proxy.lines.items)
+    attempt = await _attempt(lab, source, destination, proxy.port)
+    with time_limit(LOG_SECONDS, "proxyd: the line that tells how the migration ended"):
+        await proxy.lines.first(lambda line: '"outcome"' in line, mark)
     await _stop(source, destination)
-    return replace(attempt, proxy_log=tuple(proxy.log()))
+    return replace(attempt, proxy_log=tuple(proxy.log(mark)))
 
 
 async def _start(hosts: tuple[Host, Host], spec: GuestSpec) -> tuple[Guest, Guest]:

@@ -26,9 +26,9 @@ class Proxy:
     port: int
     lines: Feed[str]
 
-    def log(self) -> list[dict[str, Any]]:
-        """The log so far, one object a line."""
-        return [json.loads(line) for line in self.lines.items if line.startswith("{")]
+    def log(self, start: int = 0) -> list[dict[str, Any]]:
+        """The log so far, from line *start* on, one object a line."""
+        return [json.loads(line) for line in self.lines.items[start:] if line.startswith("{")]
 
 
 @asynccontextmanager

@@ -345,7 +345,7 @@ class FakeKernel:
         value = kept(name, own, new, masks=self.host.writable_masks is not None).to_bytes(len(old), "little")
         if register == TIMER_CNT:
             self.offset = new - self.time * self.hz // 10**9
-        elif name.startswith("ID_") or name in FIRMWARE:
+        elif name.startswith("ID_") or name in {"CTR_EL0", *FIRMWARE}:
             vcpu.vm.registers[register] = value
         elif self.obeys_pmu and name in {*PAIRS, *PAIRS.values()}:
             state = id_of(PAIRS.get(name, name))
