@@ -101,7 +101,7 @@ extern char identity_map[];
 	X(TCR_EL1, "tcr_el1", TCR, always) \
 	X(SCTLR_EL1, "sctlr_el1", READ("sctlr_el1") | MMU_AND_CACHES, always) \
 	X(CPACR_EL1, "cpacr_el1", FP_AND_SVE, always) \
-	X(ZCR_EL1, "s3_0_c1_c2_0", 15, sve) \
+	X(ZCR_EL1, "s3_0_c1_c2_0", 7, sve) \
 	X(VBAR_EL1, "vbar_el1", (u64)vectors, always) \
 	X(ESR_EL1, "esr_el1", 0x56000bad + n, always) \
 	X(FAR_EL1, "far_el1", 0x00000fa0cafe0000 + n, always) \
@@ -190,7 +190,9 @@ static struct cpu {
 	volatile u64 ticks;
 } cpus[MAX_CPUS];
 
-/* What SVE's registers hold, as their own instructions store it: z0 to z31, p0 to p15, FFR. */
+/* QEMU up to 11.1 carries 1024 bits of a Z register, whatever the vector length (target/arm/machine.c:
+ * vmstate_zreg_hi_reg), so ZCR_EL1 asks for no more.
+ * What SVE's registers hold, as their own instructions store it: z0 to z31, p0 to p15, FFR. */
 static struct scalable { u8 z[32][256], p[17][32]; } scalable[MAX_CPUS] __attribute__((aligned(256)));
 u8 stacks[MAX_CPUS][4096] __attribute__((aligned(16)));
 
