@@ -13,6 +13,7 @@ What each file is for:
     arm64_python.py  proxyd and a Python for the hosts, as an archive to boot with
     lab.py         one run of the lab: boots hosts, ends everything
     host.py        one emulated host and its shell; guest.py one guest under KVM; checker.py what it prints
+    linux_image.py the Linux guest's kernel, initramfs and disk; linux_guest.py what it prints
     migration.py   one live migration and how it ended at both sides; recorder.py a relay that keeps the bytes
     proxy.py       a `proxyd serve` process with one route; pair.py a migration without and with it
     matrix.py      many pairs, several at a time, resumable; matrix.toml and selection.py say which
