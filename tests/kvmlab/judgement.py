@@ -23,9 +23,12 @@ STORED_AS = {
     "PMINTENSET_EL1": "PMINTENCLR_EL1",
     "PMOVSSET_EL0": "PMOVSCLR_EL0",
     "CCSIDR_EL1": "DEMUX_CCSIDR",
-    "FPCR": "ID_AA64MMFR1_EL1",  # outside of the list: told of where the feature is
 }
 """Where the name that the guest reads a register by is not the one that it travels under, or not the only one."""
+
+
+OUTSIDE_THE_LIST = frozenset({"FPCR"})
+"""What travels elsewhere in the stream: named by a notice that says so in its text, whatever register it stands at."""
 
 
 def plan_of(result: Result, results: Results) -> Plan:
@@ -61,8 +64,8 @@ def unnamed(result: Result, plan: Plan) -> tuple[Noticed, ...]:
         return ()
     named = {touched.register for touched in move.touched} | set(move.told)
     named |= {change.target for change in plan.changes}
-    for notice in plan.notices:  # what is not in the list has no id here, and is named in the text
-        named |= set(re.findall(r"\w+", notice.text)) if notice.register is None else {name_of(notice.register)}
+    named |= {name_of(notice.register) for notice in plan.notices if notice.register is not None}
+    named |= {name for notice in plan.notices for name in OUTSIDE_THE_LIST & set(re.findall(r"\w+", notice.text))}
     whole = {re.sub(r"\[\d+\]$", "", name) for name in named if "." not in name}
     return tuple(
         each
