@@ -17,6 +17,10 @@ from tests import recorded
 RECORDED = "6.12-10.0.13-neoverse-n1-returnpath-smp{}"
 RECORDED_VCPUS = (4, 2, 1)
 
+# Big endian, as in the stream: the first register of the recorded lists, a cache's, and MPIDR_EL1.
+FIRST_REGISTER = struct.pack(">Q", 0x6020_0000_0011_0000)
+MPIDR = struct.pack(">Q", 0x6030_0000_0013_C005)
+
 # Section ids of the copies; the recorded ones are small.
 FIRST_NEW_ID = 1000
 
@@ -68,8 +72,19 @@ def _one_more_section_pair(sections: bytes, instance: int) -> bytes:
         new_id = struct.pack(">I", FIRST_NEW_ID + 2 * instance + number)
         name_end = start + 6 + sections[start + 5]
         copies += b"\x04" + new_id + sections[start + 5 : name_end] + struct.pack(">I", instance)
-        copies += sections[name_end + 4 : stop - 4] + new_id
+        copies += _numbered(sections[name_end + 4 : stop - 4], instance) + new_id
     return sections[:end] + copies + sections[end:]
+
+
+def _numbered(payload: bytes, instance: int) -> bytes:
+    """The payload of a ``cpu`` section with the MPIDR_EL1 of vCPU ``instance``: no two may be the same."""
+    ids = payload.find(FIRST_REGISTER)
+    if ids < 0:
+        return payload
+    (count,) = struct.unpack_from(">i", payload, ids - 4)
+    value = payload.index(MPIDR, ids) + 8 * count
+    # Sixteen vCPUs in a cluster (hw/arm/virt.c: virt_cpu_mp_affinity, GICv3).
+    return payload[:value] + struct.pack(">Q", 1 << 31 | instance >> 4 << 8 | instance & 15) + payload[value + 8 :]
 
 
 def _section_start(sections: bytes, name: bytes, instance: bytes) -> int:
