@@ -26,9 +26,10 @@ from typing import Final
 
 import trio
 
-from proxyd import config as configuration
+from proxyd import config_file as configuration
 from proxyd import journal as logs
-from proxyd.config import Address, ConfigError
+from proxyd.config import ConfigError
+from proxyd.endpoint import Address
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics, MetricsServer
 from proxyd.relay.intake import RewriterFactory, rewriter_for
@@ -228,6 +229,7 @@ class Daemon:
     async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
         ports: dict[str, RoutePort] = {}
         for route in routes:
+            assert isinstance(route.listen, Address)  # noqa: S101 - the snapshot takes no other yet
             try:
                 listener = await open_port(route.listen)
             except OSError as error:
@@ -287,7 +289,7 @@ class Daemon:
 
 def _key(route: Route) -> str:
     """What makes a port the same port after a reload: its address, or with port 0 its route."""
-    return str(route.listen) if route.listen.port else f"{route.listen} {route.name}"
+    return str(route.listen) if not str(route.listen).endswith(":0") else f"{route.listen} {route.name}"
 
 
 def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:

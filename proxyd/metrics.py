@@ -28,7 +28,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.rewrite.plan import Action
 from proxyd.rewrite.verdict import Verdict
 

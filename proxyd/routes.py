@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from proxyd.config import Address, IPNetwork
+from proxyd.config import IPNetwork, TlsConfig
+from proxyd.endpoint import DestinationEndpoint, ListenEndpoint
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
 
 
@@ -40,14 +41,15 @@ class Route:
     """
 
     name: str
-    listen: Address
-    destination: Address
+    listen: ListenEndpoint
+    destination: DestinationEndpoint
     networks: tuple[IPNetwork, ...]
     policy: RewritePolicy
     stream_limits: StreamLimits
     times: SessionTimes
     rehearsal: RehearsalService | None = None
     host_file: str | None = None
+    tls: TlsConfig | None = None
 
     def admits(self, host: str) -> bool:
         """Whether a source with this IP address may connect. Without networks, every source may."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from proxyd.config import Config, ConfigError, RouteConfig
+from proxyd.endpoint import Address
 from proxyd.rewrite.host import HostDescription, HostError
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination
@@ -56,11 +57,12 @@ def remarks(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
     route = config.route[n]
+    _supported(config, n, route)
     limits = config.limits
     return Route(
         name=route.name,
-        listen=route.listen_address,
-        destination=route.destination_address,
+        listen=route.listen_endpoint,
+        destination=route.destination_endpoint,
         networks=route.networks,
         policy=RewritePolicy(
             destination=_destination(config, n, route),
@@ -68,6 +70,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             allow=route.allowed_registers,
             return_path=route.return_path,
             rehearse=route.rehearse,
+            postcopy=route.postcopy,
         ),
         stream_limits=StreamLimits(
             device_state_bytes=limits.device_state_bytes,
@@ -84,6 +87,16 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
         rehearsal=RehearsalService(config.rehearsal.socket, config.rehearsal.answer_time_s) if route.rehearse else None,
         host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
     )
+
+
+def _supported(config: Config, n: int, route: RouteConfig) -> None:
+    """What can be said already and is not done by this version."""
+    for key, found in (("listen", route.listen_endpoint), ("destination", route.destination_endpoint)):
+        if not isinstance(found, Address):
+            message = f"not supported by this version; expected host:port, found {str(found)!r}"
+            raise ConfigError(str(config.path), f"route[{n}].{key}", message)
+    if route.tls is not None:
+        raise ConfigError(str(config.path), f"route[{n}].tls", "TLS is not supported by this version")
 
 
 def _destination(config: Config, n: int, route: RouteConfig) -> Destination | None:

@@ -24,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Check one configuration file."""
-    from proxyd import config
+    from proxyd import config_file
+    from proxyd.config import ConfigError
     from proxyd.snapshot import Snapshot, remarks
 
     try:
-        snapshot = Snapshot.build(config.load(arguments.file))
-    except config.ConfigError as error:
+        snapshot = Snapshot.build(config_file.load(arguments.file))
+    except ConfigError as error:
         raise InputError(str(error)) from error
     for route in snapshot.routes:
         sys.stdout.write(f"{_described(route)}\n")

@@ -12,11 +12,12 @@ from typing import Final
 
 import trio
 
-from proxyd import config
+from proxyd import config_file
 from proxyd.daemon import Daemon, Listening
 from proxyd.demo import destination, source
 from proxyd.demo.recording import HOST, Recording, data, destination_host, recording
 from proxyd.demo.register_file import Host
+from proxyd.endpoint import Address
 from proxyd.journal import Journal
 from proxyd.relay.intake import Rewriter, rewriter_for
 from proxyd.rewrite.host import HostDescription
@@ -103,13 +104,13 @@ async def _attempt(
 @asynccontextmanager
 async def running_daemon(
     port: int, towards: str, directory: Path, rewriters: list[Rewriter] | None = None
-) -> AsyncIterator[config.Address]:
+) -> AsyncIterator[Address]:
     """The daemon itself on loopback, with one route to ``port``; gives the address it listens on.
 
     ``towards`` are the route's lines that say what the destination is; files in it are in ``directory``. What it
     rewrites with goes to ``rewriters``.
     """
-    parsed = config.parse(ROUTE.format(port=port, towards=towards).encode(), directory / "demo.toml")
+    parsed = config_file.parse(ROUTE.format(port=port, towards=towards).encode(), directory / "demo.toml")
     snapshot = await trio.to_thread.run_sync(Snapshot.build, parsed)
     daemon = Daemon(snapshot, ServiceNotifier(None), Journal(_silent_logger()), _remembering(rewriters))
     await daemon.open()

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import trio
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.relay.transport import Buffer, BulkStream
 
 # A peer that has vanished is noticed after 60 + 6 * 10 seconds: longer than a switch takes to fail over, shorter than

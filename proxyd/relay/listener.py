@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings

@@ -19,7 +19,7 @@ import trio
 
 from formats.channel import CLASSIFY_BYTES, ChannelKind, classify
 from formats.errors import FormatError
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable, Leg, dial
@@ -124,7 +124,9 @@ class MigrationSession:
                 return ending
         try:
             self._guard.allow_any_time()  # the dialler has its limit for each address
-            self._destination = await self._dialler(self.route.destination, self.route.times.connect_s)
+            destination = self.route.destination
+            assert isinstance(destination, Address)  # noqa: S101 - the snapshot takes no other yet
+            self._destination = await self._dialler(destination, self.route.times.connect_s)
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, self._intake)

@@ -26,6 +26,19 @@ class ReturnPathPolicy(StrEnum):
     OPTIONAL = "optional"
 
 
+class PostcopyPolicy(StrEnum):
+    """Which sources may switch to postcopy while their stream is rewritten.
+
+    In postcopy the source hands its guest over before it knows whether the destination loads. QEMU 10.2 and later wait
+    for the answer to a ping (``migration/savevm.c: QEMU_VM_PING_PACKAGED_LOADED``) and resume the guest if it does not;
+    with an older source a load that fails loses the guest, and so would a refusal.
+    """
+
+    PROVEN = "proven"  # those whose machine type is of QEMU 10.2 or later
+    SOURCES_10_2 = "sources-10.2"  # the operator vouches that all of them are
+    MAY_LOSE_GUEST = "may-lose-guest"  # any
+
+
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
     """Bounds on one stream.
@@ -52,3 +65,4 @@ class RewritePolicy:
     allow: frozenset[int] = field(default=frozenset())
     return_path: ReturnPathPolicy = ReturnPathPolicy.REQUIRE
     rehearse: bool = False
+    postcopy: PostcopyPolicy = PostcopyPolicy.PROVEN

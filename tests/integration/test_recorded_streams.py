@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from proxyd import config as configuration
+from proxyd import config_file as configuration
 from proxyd.daemon import Daemon
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot

@@ -18,10 +18,10 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import wait_all_tasks_blocked
 
-from proxyd import config as configuration
+from proxyd import config_file as configuration
 from proxyd import daemon as daemons
-from proxyd.config import Address
 from proxyd.daemon import CannotListen, Daemon, Listening, serve
+from proxyd.endpoint import Address
 from proxyd.journal import LOGGER
 from proxyd.metrics import Metrics
 from proxyd.service_notify import ServiceNotifier
@@ -401,7 +401,7 @@ def test_serving_a_bad_configuration_is_exit_1(path: Path, capsys: pytest.Captur
     path.write_text("colour = 1")
     assert serve(path) == 1
     assert capsys.readouterr().err == (
-        f"proxyd: {path}: colour: unknown key (accepted here: metrics, log, limits, rehearsal, route)\n"
+        f"proxyd: {path}: colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, route)\n"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.metrics import Direction, Metrics, MetricsServer
 from proxyd.relay.outcome import Outcome
 from proxyd.rewrite.plan import Outcome as PlanOutcome

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from proxyd import config as configuration
-from proxyd.config import Address, ConfigError
+from proxyd import config_file as configuration
+from proxyd.config import ConfigError
+from proxyd.endpoint import Address
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.policy import ReturnPathPolicy, StreamLimits
 from proxyd.routes import RehearsalService, SessionTimes

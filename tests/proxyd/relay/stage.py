@@ -24,7 +24,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from formats.errors import FormatError, LimitExceeded, TruncatedStream, UnsupportedStream
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable

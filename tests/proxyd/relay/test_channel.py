@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.relay import channel
 from proxyd.relay.channel import DestinationUnreachable, Leg, SocketLeg, dial
 from tests.proxyd.relay.wires import a_closed_port, a_door, connect, read_exactly, read_to_fin, read_to_rst, reset

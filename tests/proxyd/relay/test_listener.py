@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import SocketLeg
 from proxyd.relay.listener import RoutePort, Sessions, open_port

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxyd.config import Address
+from proxyd.endpoint import Address
 from proxyd.relay.outcome import Ending, Outcome
 from tests.proxyd.relay.stage import SHUT_0, SHUT_1, ScriptedRewriter, Stage, a_route, end_seen, reset_seen, staged
 
