@@ -39,10 +39,11 @@ static u64 generation(u64 page, u64 round)
 	return page % KINDS == STILL || round < since ? 0 : round - since;
 }
 
-/* An odd multiplier makes words of different pages and generations differ; none of them is zero in practice. */
-static u64 stamp(u64 page, u64 generation)
+/* What word *i* of *page* holds. The odd multiplier spreads a change over all bits: no two of these words are alike, none
+ * is zero in practice, and a page of them does not compress. */
+static u64 stamp(u64 page, u64 generation, u64 i)
 {
-	return ((generation << 32) + page + 1) * 0x9e3779b97f4a7c15ul;
+	return ((generation << 32) + page * WORDS + i + 1) * 0x9e3779b97f4a7c15ul;
 }
 
 static void hex(u64 n)
@@ -57,10 +58,9 @@ static u64 visit(u64 page, u64 generation, int check)
 {
 	volatile u64 *words = (volatile u64 *)(FIRST + page * PAGE_SIZE);
 	u64 kind = page % KINDS;
-	u64 now = stamp(page, generation), first = stamp(page, 0);
 
 	for (u64 i = 0; i < WORDS; i++) {
-		u64 value = (kind == SPARSE && i % 64 ? first : now) + i;
+		u64 value = stamp(page, kind == SPARSE && i % 64 ? 0 : generation, i);
 
 		if (kind == FLEETING && generation / TURN % 2)
 			value = 0;

@@ -67,5 +67,5 @@ PAIRS = [
 
 NO_WAY_BACK = [(QEMU_11_1, QEMU_10_0, "virt-10.0"), (QEMU_11_1, QEMU_7_2, "virt-7.2")]
 """What QEMU itself does not support under TCG, whatever the list of registers: 11.1 sends the subsection
-``cpu/wfxt-timer`` of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU has that timer, which only
-``max`` has, of which 11.1 sends ``cpu/fpmr`` as well. Under KVM there is neither."""
+``cpu/wfxt-timer`` of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU has that timer, and of
+``max``, the only one that has, 11.1 sends ``cpu/fpmr`` as well. Under KVM there is neither."""
