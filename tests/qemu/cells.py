@@ -72,8 +72,10 @@ async def refused_directly(bench: Bench, pair: Pair, mode: Mode, directory: Path
     """
     async with machines(bench, pair) as (source, destination):
         end = await _migrate_directly(bench, source, destination, mode, directory)
-        assert await destination.exited() != 0
-        assert re.search(pair.direct_error, destination.stderr.decode()), destination.account()
+        # Not its exit: after a failed postcopy over TLS with a preempt channel, 10.0 sometimes says it all and hangs.
+        await destination.wait_until(
+            lambda: bool(re.search(pair.direct_error, destination.stderr.decode())), "error about the registers"
+        )
         if mode.postcopy and pair.source is not QEMU_11_1:
             assert end == "postcopy-paused", source.account()
             assert not await source.running()
@@ -93,7 +95,7 @@ async def through_proxyd(bench: Bench, pair: Pair, mode: Mode, directory: Path) 
             assert end == "completed", source.account() + destination.account() + daemon.stderr.decode()
             await assert_moved(source, destination, mode)
             line = await daemon.logged(lambda line: "outcome" in line)
-            assert line["outcome"] == "moved", daemon.stderr.decode()
+            assert line["outcome"] == "completed", daemon.stderr.decode()
 
 
 @asynccontextmanager
