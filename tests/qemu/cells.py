@@ -13,7 +13,7 @@ from tests.qemu import certificates, counting
 from tests.qemu.daemon import Daemon, proxyd
 from tests.qemu.machine import Machine, machine
 from tests.qemu.modes import Mode
-from tests.qemu.moving import assert_moved, assert_stayed, listening, migrate, prepare
+from tests.qemu.moving import assert_moved, assert_stayed, listening, make_bitmap, migrate, prepare
 from tests.qemu.pairs import PAIRS, Pair
 from tests.qemu.versions import QEMU_11_1, Version
 
@@ -36,29 +36,37 @@ class Bench:
 
 
 @asynccontextmanager
-async def machines(
-    bench: Bench, pair: Pair, destination_cpu: str | None = None
-) -> AsyncIterator[tuple[Machine, Machine]]:
-    """Run source and destination of *pair*; the source's guest has begun."""
+async def machines(bench: Bench, pair: Pair, mode: Mode, directory: Path) -> AsyncIterator[tuple[Machine, Machine]]:
+    """Run source and destination of *pair* as *mode* wants them; the source's guest has begun."""
     async with (
-        machine("source", pair.source, bench.guest, cpu=pair.source_cpu, machine_type=pair.machine) as source,
+        machine(
+            "source",
+            pair.source,
+            bench.guest,
+            cpu=pair.source_cpu,
+            machine_type=pair.machine,
+            extra=mode.extra(directory, source=True),
+        ) as source,
         machine(
             "destination",
             pair.destination,
             bench.guest,
-            cpu=destination_cpu or pair.destination_cpu,
+            cpu=pair.destination_cpu,
             machine_type=pair.machine,
             destination=True,
+            extra=mode.extra(directory, source=False),
         ) as destination,
     ):
         await source.ticks(3)
+        if "dirty-bitmaps" in mode.capabilities:
+            await make_bitmap(source)
         yield source, destination
 
 
 async def directly(bench: Bench, version: Version, mode: Mode, directory: Path) -> None:
     """The control of the mode: QEMU moves the guest to an equal one by itself."""
     pair = Pair("", version, version, version.machine, "cortex-a57", "cortex-a57", "", "")
-    async with machines(bench, pair) as (source, destination):
+    async with machines(bench, pair, mode, directory) as (source, destination):
         end = await _migrate_directly(bench, source, destination, mode, directory)
         assert end == "completed", source.account() + destination.account()
         await assert_moved(source, destination, mode)
@@ -70,7 +78,7 @@ async def refused_directly(bench: Bench, pair: Pair, mode: Mode, directory: Path
     The guest goes on at the source, unless it had been told of a switch to postcopy by a QEMU before 10.2: that one
     does not wait for the destination to have loaded the devices, so the guest is lost.
     """
-    async with machines(bench, pair) as (source, destination):
+    async with machines(bench, pair, mode, directory) as (source, destination):
         end = await _migrate_directly(bench, source, destination, mode, directory)
         # Not its exit: after a failed postcopy over TLS with a preempt channel, 10.0 sometimes says it all and hangs.
         await destination.wait_until(
@@ -86,7 +94,7 @@ async def refused_directly(bench: Bench, pair: Pair, mode: Mode, directory: Path
 
 async def through_proxyd(bench: Bench, pair: Pair, mode: Mode, directory: Path) -> None:
     """The case itself: proxyd rewrites the registers, and the guest goes on at the destination."""
-    async with machines(bench, pair) as (source, destination):
+    async with machines(bench, pair, mode, directory) as (source, destination):
         await prepare(destination, mode, mode.destination_leg, bench.certificates, server=True)
         await prepare(source, mode, mode.source_leg, bench.certificates, server=False)
         reached_at = await listening(destination, mode.destination_leg, directory / "destination.sock")

@@ -1,10 +1,11 @@
-"""What the QEMU tests share: the guests' images."""
+"""What the QEMU tests share: the guests' images and certificates."""
 
 from pathlib import Path
 
 import pytest
 
 from tests.qemu import counting
+from tests.qemu.cells import Bench
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,6 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def patterns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the guest that watches its RAM as an ELF image."""
-    return counting.build("patterns", tmp_path_factory.mktemp("guest"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Return what the cells of the matrix use."""
+    return Bench.make(tmp_path_factory.mktemp("bench"))

@@ -31,7 +31,7 @@ POSTCOPY_BANDWIDTH = 8 << 20
 
 async def prepare(machine: Machine, mode: Mode, leg: Leg, certificates: Path, *, server: bool) -> None:
     """Set *mode* on one end; its connections go over *leg*, on which it is the TLS *server* or the client."""
-    names = ("events", "return-path", *mode.capabilities)
+    names = ("events", "return-path", *mode.capabilities, *(() if server else mode.source_capabilities))
     await machine.qmp.execute(
         "migrate-set-capabilities", capabilities=[{"capability": name, "state": True} for name in names]
     )
@@ -71,6 +71,10 @@ async def migrate(source: Machine, mode: Mode, uri: str) -> str:
             await source.qmp.execute("migrate-start-postcopy")
         else:
             await source.qmp.execute("migrate-set-parameters", **{"downtime-limit": ANY_DOWNTIME})
+    if "pause-before-switchover" in mode.source_capabilities:
+        await source.wait_until(lambda: "pre-switchover" in source.qmp.statuses(), "pause before the switchover")
+        assert not await source.running()
+        await source.qmp.execute("migrate-continue", state="pre-switchover")
     await source.wait_until(ended, "end of the migration")
     return source.qmp.statuses()[-1]
 
@@ -89,17 +93,24 @@ async def assert_moved(source: Machine, destination: Machine, mode: Mode) -> Non
     assert not await source.running()
     said = findings(source.serial, destination.serial)
     assert set(said) == {"ok"}, said
+    if "dirty-bitmaps" in mode.capabilities:
+        assert await bitmap_count(destination) == DIRTY
     assert_used(mode, source, await source.qmp.execute("query-migrate"))
 
 
 def assert_used(mode: Mode, source: Machine, info: Mapping[str, Any]) -> None:
     """The migration that *info* tells of made use of what *mode* switched on."""
     ram = info["ram"]
+    if "x-ignore-shared" in mode.capabilities:
+        assert ram["normal"] < 256, info  # of RAM none; there is the ROM
+        return
     assert ram["dirty-sync-count"] >= PASSES, info
     if "multifd" in mode.capabilities:
         assert ram["multifd-bytes"] > 1 << 20, info
     if "xbzrle" in mode.capabilities:
         assert info["xbzrle-cache"]["pages"] > 0, info
+    if "compress" in mode.capabilities:
+        assert info["compression"]["pages"] > 0, info
     if mode.postcopy:
         assert "postcopy-active" in source.qmp.statuses()
         assert ram["postcopy-requests"] > 0, info
@@ -112,3 +123,22 @@ async def assert_stayed(source: Machine) -> None:
     assert await source.running()
     said = findings(source.serial)
     assert set(said) == {"ok"}, said
+
+
+DIRTY = 3 << 20
+"""Bytes of the disk that its bitmap holds dirty."""
+
+
+async def make_bitmap(source: Machine) -> None:
+    """Let a bitmap of the disk say that :data:`DIRTY` bytes were written."""
+    await source.qmp.execute("block-dirty-bitmap-add", node="disk0", name="changes", granularity=65536)
+    command = f'qemu-io disk0 "write {64 << 20} {DIRTY}"'
+    assert "error" not in await source.qmp.execute("human-monitor-command", **{"command-line": command})
+    assert await bitmap_count(source) == DIRTY
+
+
+async def bitmap_count(machine: Machine) -> int:
+    """Return the bytes that the disk's bitmap holds dirty."""
+    (node,) = await machine.qmp.execute("query-named-block-nodes")
+    (bitmap,) = node["dirty-bitmaps"]
+    return int(bitmap["count"])

@@ -21,11 +21,6 @@ each_pair = pytest.mark.parametrize("pair", VERSION_PAIRS, ids=lambda pair: pair
 each_version = pytest.mark.parametrize("version", [QEMU_7_2, QEMU_10_0, QEMU_11_1], ids=lambda version: version.name)
 
 
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench.make(tmp_path_factory.mktemp("bench"))
-
-
 @each_mode
 @each_version
 async def test_directly_to_an_equal_machine(bench: Bench, version: Version, mode: Mode, tmp_path: Path) -> None:
