@@ -102,7 +102,7 @@ def _ram(backend: str) -> tuple[str, ...]:
 
 HUGE = _ram("memory-backend-memfd,hugetlb=on,hugetlbsize=2M")
 SHARED = _ram("memory-backend-file,share=on,mem-path={directory}/ram")
-DISK = ("-blockdev", "driver=null-co,node-name=disk0,size=1G,read-zeroes=on")
+DISK = ("-blockdev", "driver=null-co,node-name=disk0,size=1073741824,read-zeroes=on")
 MEMORY_DEVICE = (
     *("-m", "32M,maxmem=1G", "-object", "memory-backend-ram,id=vmem,size=64M"),
     *("-device", "virtio-mem-pci,id=vm0,memdev=vmem,requested-size=16M"),
