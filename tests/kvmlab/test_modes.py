@@ -112,4 +112,4 @@ def test_guest_goes_on_at_the_destination_with_all_checks_clean(moves: Moves, wa
 def test_each_went_its_way(moves: Moves) -> None:
     for way, attempts in moves.items():
         for attempt in attempts:
-            assert ("postcopy-active" in attempt.outcome.states) is (way.mode is Mode.POSTCOPY)
+            assert ("postcopy-device" in attempt.outcome.states) is (way.mode is Mode.POSTCOPY)
