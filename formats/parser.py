@@ -27,6 +27,8 @@ from formats.errors import (
     UnknownSection,
     UnsupportedStream,
 )
+from formats.files.mapped_ram import CAPABILITY as MAPPED_RAM
+from formats.files.mapped_ram import MappedRam
 from formats.framing import (
     COMMAND_HEADER,
     COMMAND_HEADER_BYTES,
@@ -35,7 +37,7 @@ from formats.framing import (
     FOOTER,
     FOOTER_BYTES,
 )
-from formats.iterative import WALKERS, Walker
+from formats.iterative import WALKERS, Walker, ram
 from formats.savevm import (
     QEMU_VM_FILE_MAGIC,
     QEMU_VM_FILE_VERSION,
@@ -68,7 +70,7 @@ _UNSUPPORTED_COMMANDS: Final = {
 }
 _UNSUPPORTED_CAPABILITIES: Final = {
     "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-    "mapped-ram": "mapped-ram files are not supported by this version",
+    MAPPED_RAM: "mapped-ram is for files whose bytes have offsets: a socket, a pipe or a packed file cannot carry it",
 }
 
 
@@ -96,16 +98,22 @@ class StreamParser:
 
     ``feed`` raises :class:`~formats.errors.FormatError` and nothing else; after an error the parser is dead.
     Events come one by one: a caller may stop in the middle of a chunk and take the unread ``rest()`` elsewhere.
+
+    ``seekable_from``: the stream is (part of) a file, begins at this offset of it, and whoever feeds it goes on at
+    ``offset`` after every chunk. Only then a mapped-ram file is taken: its pages are passed over, not read.
     """
 
-    def __init__(self, limits: ParserLimits | None = None) -> None:
+    def __init__(self, limits: ParserLimits | None = None, *, seekable_from: int | None = None) -> None:
         self.limits = limits or ParserLimits()
+        self.mapped_ram = None if seekable_from is None else MappedRam()
         self.page_size = 1 << DEFAULT_PAGE_BITS
         self.machine: str | None = None
         self._cursor = Cursor()
+        self._cursor.base = seekable_from or 0
         self._events: list[events.Event] = []
         self._pieces: list[tuple[int, memoryview]] = []
         self._open: dict[int, _Open] = {}
+        self._walkers = dict(WALKERS)
         self._bulk_idstr = ""
         self._iterables_seen = 0
         self._tail: TailCollector | None = None
@@ -133,6 +141,11 @@ class StreamParser:
     def waiting_for(self) -> str:
         """What the parser is in the middle of, for messages."""
         return self.doing if self._tail is None else str(self._tail.diagnose())
+
+    @property
+    def tail_offset(self) -> int | None:
+        """Stream offset at which the device part begins, once it has."""
+        return None if self._tail is None else self._tail.offset
 
     @property
     def in_device_tail(self) -> bool:
@@ -272,7 +285,9 @@ class StreamParser:
         names = []
         for _ in range(count):
             name = (yield from self._cursor.counted_string()).decode("ascii", "replace")
-            if name in _UNSUPPORTED_CAPABILITIES:
+            if name == MAPPED_RAM and self.mapped_ram is not None:
+                self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
+            elif name in _UNSUPPORTED_CAPABILITIES:
                 raise UnsupportedStream(_UNSUPPORTED_CAPABILITIES[name], at)
             names.append(name)
         return tuple(names)
@@ -306,7 +321,7 @@ class StreamParser:
         self._check_name("section name", len(idstr), at)
         instance_id = yield from cursor.be32()
         version_id = yield from cursor.be32()
-        walk = WALKERS.get((idstr, version_id))
+        walk = self._walkers.get((idstr, version_id))
         if walk is None:
             known = ", ".join(f"{name} version {version}" for name, version in sorted(WALKERS))
             raise UnknownSection(

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -168,7 +167,7 @@ def test_a_read_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EIO, "Input/output error")
 
     with open_stream(str(path)) as file:
-        monkeypatch.setattr(file, "_content", SimpleNamespace(read1=fail))
+        monkeypatch.setattr(file, "_read1", fail)
         with pytest.raises(OSError, match="Input/output error") as caught:
             file.read()
     assert caught.value.filename == str(path)
