@@ -136,6 +136,7 @@ def test_a_stream_for_scripts(run: Run, stream: Path) -> None:
         "command": "inspect",
         "file": str(stream),
         "compression": None,
+        "save_image": None,
         "bytes": stream.stat().st_size,
         "complete": True,
         "error": None,
