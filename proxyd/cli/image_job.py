@@ -93,8 +93,8 @@ def work(job: Job, policy: RewritePolicy) -> Done:
     with _reading(job, policy) as reading:
         target = job.input if job.output is None else job.output
         with open_output(target, reading.file.details, in_place=job.output is None) as output:
-            prove = job.prove and target != STANDARD_OUTPUT and Path(f"/proc/self/fd/{output.fileno()}").is_file()
-            written = write(reading, output, prove=prove)
+            new_file = target != STANDARD_OUTPUT and Path(f"/proc/self/fd/{output.fileno()}").is_file()
+            written = write(reading, output, new_file=new_file, prove=job.prove)
     result = Result.COPIED if changes_nothing(reading.rewriter) else Result.REWRITTEN
     return _done(job, reading, result, written.content_bytes, written.identity)
 

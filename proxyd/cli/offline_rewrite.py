@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from proxyd.cli.exit_codes import CommandError, InputError
+from proxyd.cli.exit_codes import CommandError, InputError, UsageError
 from proxyd.cli.packing import packer
 from proxyd.cli.sparse_copy import clone, copy_range, sparse_digest
 from proxyd.cli.stream_file import StreamFile, open_stream
@@ -121,10 +121,14 @@ def changes_nothing(rewriter: StreamRewriter) -> bool:
     return rewriter.report is None or rewriter.report.plan.outcome is Outcome.LOADS_AS_IS
 
 
-def write(reading: Reading, output: BinaryIO, *, prove: bool) -> Written:
-    """Rewrite the input into ``output``. Raises as the rewriter does, :class:`OSError`, and :class:`NotIdentical`."""
+def write(reading: Reading, output: BinaryIO, *, new_file: bool, prove: bool) -> Written:
+    """Rewrite the input into ``output``; only a ``new_file`` of our own can be proven, share blocks and have holes.
+
+    Raises as the rewriter does, :class:`OSError`, :class:`NotIdentical`, and :class:`UsageError` for a mapped-ram file
+    that is to go to a pipe.
+    """
     file = reading.file
-    cloned = file.seekable_from is not None and clone(file.descriptor, output.fileno())
+    cloned = new_file and file.seekable_from is not None and clone(file.descriptor, output.fileno())
     output.write(file.head)
     packed: Packer | BinaryIO = output
     if file.image is not None and file.compression is not None:
@@ -144,12 +148,16 @@ def write(reading: Reading, output: BinaryIO, *, prove: bool) -> Written:
                 tail.update(buffer[max(reading.ram_bytes - content_bytes, 0) :])
             content_bytes += len(buffer)
         if reading.jumped_to is not None:
+            if not new_file:
+                raise UsageError(
+                    f"{plain(file.name)}: a mapped-ram file cannot go through a pipe: a file as OUT expected"
+                )
             content_bytes += _jump(reading.jumped_to, file, output, cloned=cloned)
     reading.finish()
     if packed is not output:
         packed.close()
     output.flush()
-    return Written(content_bytes, _prove(reading, output, tail.hexdigest()) if prove else None)
+    return Written(content_bytes, _prove(reading, output, tail.hexdigest()) if new_file and prove else None)
 
 
 def _jump(to: int, file: StreamFile, output: BinaryIO, *, cloned: bool) -> int:
