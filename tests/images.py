@@ -35,7 +35,12 @@ FORMATS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
 
 
 def image_head(
-    number: int, *, magic: bytes = b"LibvirtQemudSave", order: str = "<", cookie: bytes | None = COOKIE, version: int = 2
+    number: int,
+    *,
+    magic: bytes = b"LibvirtQemudSave",
+    order: str = "<",
+    cookie: bytes | None = COOKIE,
+    version: int = 2,
 ) -> bytes:
     """Header, XML, cookie and padding of an image of format ``number``."""
     data = XML + b"\0" + (b"" if cookie is None else cookie + b"\0") + bytes(PADDING)

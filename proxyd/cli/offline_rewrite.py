@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from proxyd.cli.exit_codes import CommandError, InputError, UsageError
-from proxyd.cli.packing import packer
+from proxyd.cli.packing import abandon, packer
 from proxyd.cli.sparse_copy import clone, copy_range, sparse_digest
 from proxyd.cli.stream_file import StreamFile, open_stream
 from proxyd.cli.terminal import plain
@@ -130,9 +130,25 @@ def write(reading: Reading, output: BinaryIO, *, new_file: bool, prove: bool) ->
     file = reading.file
     cloned = new_file and file.seekable_from is not None and clone(file.descriptor, output.fileno())
     output.write(file.head)
-    packed: Packer | BinaryIO = output
-    if file.image is not None and file.compression is not None:
+    if file.image is None or file.compression is None:
+        content_bytes, tail = _write_stream(reading, output, output, new_file=new_file, cloned=cloned)
+    else:
         packed = packer(file.compression, output)
+        try:
+            content_bytes, tail = _write_stream(reading, packed, output, new_file=new_file, cloned=False)
+        except BaseException:
+            abandon(packed)
+            raise
+        packed.close()
+    output.flush()
+    return Written(content_bytes, _prove(reading, output, tail) if new_file and prove else None)
+
+
+def _write_stream(
+    reading: Reading, packed: Packer | BinaryIO, output: BinaryIO, *, new_file: bool, cloned: bool
+) -> tuple[int, str]:
+    """Write the stream into ``packed``, which ends in ``output``. Returns its bytes, and the device part's SHA-256."""
+    file = reading.file
     content_bytes = 0
     tail = hashlib.sha256()
     for chunk in file.chunks():
@@ -154,10 +170,7 @@ def write(reading: Reading, output: BinaryIO, *, new_file: bool, prove: bool) ->
                 )
             content_bytes += _jump(reading.jumped_to, file, output, cloned=cloned)
     reading.finish()
-    if packed is not output:
-        packed.close()
-    output.flush()
-    return Written(content_bytes, _prove(reading, output, tail.hexdigest()) if new_file and prove else None)
+    return content_bytes, tail.hexdigest()
 
 
 def _jump(to: int, file: StreamFile, output: BinaryIO, *, cloned: bool) -> int:

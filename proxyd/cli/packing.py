@@ -108,6 +108,14 @@ def packer(kind: Compression, output: BinaryIO) -> Packer:
     return _Packing(_program(kind), output.fileno())
 
 
+def abandon(one: Packer) -> None:
+    """What was packed is not wanted: stop, and say nothing."""
+    if isinstance(one, _Packing):
+        one.abandon()
+    else:
+        one.close()
+
+
 def _program(kind: Compression) -> str:
     path = shutil.which(kind)
     if path is None:
@@ -200,6 +208,14 @@ class _Packing:
     def close(self) -> None:
         if not self._closed:
             self._end()
+
+    def abandon(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._running.kill()
+            pipe = self._running.process.stdin
+            if pipe is not None:
+                pipe.close()
 
     def _end(self) -> None:
         self._closed = True
