@@ -27,8 +27,7 @@ from formats.errors import (
     UnknownSection,
     UnsupportedStream,
 )
-from formats.files.mapped_ram import CAPABILITY as MAPPED_RAM
-from formats.files.mapped_ram import MappedRam
+from formats.files import mapped_ram
 from formats.framing import (
     COMMAND_HEADER,
     COMMAND_HEADER_BYTES,
@@ -70,7 +69,7 @@ _UNSUPPORTED_COMMANDS: Final = {
 }
 _UNSUPPORTED_CAPABILITIES: Final = {
     "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-    MAPPED_RAM: "mapped-ram is for files whose bytes have offsets: a socket, a pipe or a packed file cannot carry it",
+    mapped_ram.CAPABILITY: "mapped-ram is for files whose bytes have offsets: a socket, a pipe or a packed file cannot carry it",
 }
 
 
@@ -98,14 +97,13 @@ class StreamParser:
 
     ``feed`` raises :class:`~formats.errors.FormatError` and nothing else; after an error the parser is dead.
     Events come one by one: a caller may stop in the middle of a chunk and take the unread ``rest()`` elsewhere.
-
-    ``seekable_from``: the stream is (part of) a file, begins at this offset of it, and whoever feeds it goes on at
-    ``offset`` after every chunk. Only then a mapped-ram file is taken: its pages are passed over, not read.
+    ``seekable_from``: the stream begins at this offset of a file, and whoever feeds it goes on at ``offset`` after every
+    chunk. Only then a mapped-ram file is taken; its pages are passed over.
     """
 
     def __init__(self, limits: ParserLimits | None = None, *, seekable_from: int | None = None) -> None:
         self.limits = limits or ParserLimits()
-        self.mapped_ram = None if seekable_from is None else MappedRam()
+        self.mapped_ram = None if seekable_from is None else mapped_ram.MappedRam()
         self.page_size = 1 << DEFAULT_PAGE_BITS
         self.machine: str | None = None
         self._cursor = Cursor()
@@ -285,7 +283,7 @@ class StreamParser:
         names = []
         for _ in range(count):
             name = (yield from self._cursor.counted_string()).decode("ascii", "replace")
-            if name == MAPPED_RAM and self.mapped_ram is not None:
+            if name == mapped_ram.CAPABILITY and self.mapped_ram is not None:
                 self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
             elif name in _UNSUPPORTED_CAPABILITIES:
                 raise UnsupportedStream(_UNSUPPORTED_CAPABILITIES[name], at)
