@@ -69,7 +69,7 @@ _UNSUPPORTED_COMMANDS: Final = {
 }
 _UNSUPPORTED_CAPABILITIES: Final = {
     "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-    mapped_ram.CAPABILITY: "mapped-ram is for files whose bytes have offsets: a socket, a pipe or a packed file cannot carry it",
+    mapped_ram.CAPABILITY: "mapped-ram is for files: a socket, a pipe or a packed file cannot carry it",
 }
 
 
@@ -97,8 +97,8 @@ class StreamParser:
 
     ``feed`` raises :class:`~formats.errors.FormatError` and nothing else; after an error the parser is dead.
     Events come one by one: a caller may stop in the middle of a chunk and take the unread ``rest()`` elsewhere.
-    ``seekable_from``: the stream begins at this offset of a file, and whoever feeds it goes on at ``offset`` after every
-    chunk. Only then a mapped-ram file is taken; its pages are passed over.
+    ``seekable_from``: the stream begins at this offset of a file, and is fed from ``offset`` on after every chunk.
+    Only then a mapped-ram file is taken; its pages are passed over.
     """
 
     def __init__(self, limits: ParserLimits | None = None, *, seekable_from: int | None = None) -> None:

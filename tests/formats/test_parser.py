@@ -155,7 +155,7 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
     (
         b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]),
         UnsupportedStream,
-        "at 0x8: mapped-ram is for files whose bytes have offsets: a socket, a pipe or a packed file cannot carry it",
+        "at 0x8: mapped-ram is for files: a socket, a pipe or a packed file cannot carry it",
     ),
     (HEAD + b"\x08\x00\x63\x00\x00", SchemaMismatch, "at 0x3e: command: number 1 to 11 expected, found 99"),
     (
