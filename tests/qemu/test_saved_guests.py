@@ -122,6 +122,14 @@ async def test_a_mapped_ram_file_of_multifd(guest: Path, tmp_path: Path) -> None
     await goes_on(pair, guest, before, f"file:{out}", "mapped-ram", "multifd")
 
 
+async def test_proxyd_in_the_pipe_of_incoming_exec(guest: Path, tmp_path: Path) -> None:
+    (pair,) = (one for one in PAIRS if one.name == "7.2-pmu")
+    saved = tmp_path / "saved"
+    before = await save(pair, guest, f"exec:cat > {saved}")
+    await refused(pair, guest, f"exec:cat {saved}")
+    await goes_on(pair, guest, before, f"exec:{PROXYD} rewrite --profile {pair.profile_path} {saved} - 2>/dev/null")
+
+
 @each_pair
 async def test_an_image_packed_by_exec(pair: Pair, guest: Path, tmp_path: Path) -> None:
     """As libvirt does it: a head, and behind it what the compressor makes of the stream."""
