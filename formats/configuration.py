@@ -27,7 +27,6 @@ PAGE_BITS_RANGE: Final = range(10, 17)
 
 _UNSUPPORTED_CAPABILITIES: Final = {
     "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-    "mapped-ram": "mapped-ram files are not supported by this version",
 }
 
 

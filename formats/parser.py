@@ -29,8 +29,9 @@ from formats.errors import (
     UnknownSection,
     UnsupportedStream,
 )
+from formats.files import mapped_ram
 from formats.framing import FILE_HEADER, FILE_HEADER_BYTES, FOOTER, FOOTER_BYTES
-from formats.iterative import WALKERS, Walker
+from formats.iterative import WALKERS, Walker, ram
 from formats.savevm import (
     QEMU_VM_FILE_MAGIC,
     QEMU_VM_FILE_VERSION,
@@ -67,16 +68,21 @@ class StreamParser:
 
     ``feed`` raises :class:`~formats.errors.FormatError` and nothing else; after an error the parser is dead.
     Events come one by one: a caller may stop in the middle of a chunk and take the unread ``rest()`` elsewhere.
+    ``seekable_from``: the stream begins at this offset of a file, and is fed from ``offset`` on after every chunk.
+    Only then a mapped-ram file is taken; its pages are passed over.
     """
 
-    def __init__(self, limits: ParserLimits | None = None) -> None:
+    def __init__(self, limits: ParserLimits | None = None, *, seekable_from: int | None = None) -> None:
         self.limits = limits or ParserLimits()
+        self.mapped_ram = None if seekable_from is None else mapped_ram.MappedRam()
         self.page_size = 1 << DEFAULT_PAGE_BITS
         self.machine: str | None = None
         self._cursor = Cursor()
+        self._cursor.base = seekable_from or 0
         self._events: list[events.Event] = []
         self._pieces: list[tuple[int, memoryview]] = []
         self._open: dict[int, _Open] = {}
+        self._walkers = dict(WALKERS)
         self._bulk_idstr = ""
         self._iterables_seen = 0
         self._tail: TailCollector | None = None
@@ -108,6 +114,11 @@ class StreamParser:
     def waiting_for(self) -> str:
         """What the parser is in the middle of, for messages."""
         return self.doing if self._tail is None else str(self._tail.diagnose())
+
+    @property
+    def tail_offset(self) -> int | None:
+        """Stream offset at which the device part begins, once it has."""
+        return None if self._tail is None else self._tail.offset
 
     @property
     def in_device_tail(self) -> bool:
@@ -203,6 +214,11 @@ class StreamParser:
 
     def _configuration(self) -> Steps:
         configuration = yield from read_configuration(self._cursor, self.limits.name_bytes)
+        if mapped_ram.CAPABILITY in configuration.capabilities:
+            if self.mapped_ram is None:
+                message = "mapped-ram is for files: a socket, a pipe or a packed file cannot carry it"
+                raise UnsupportedStream(message, configuration.offset)
+            self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
         self.machine = configuration.machine
         self.page_size = 1 << (DEFAULT_PAGE_BITS if configuration.page_bits is None else configuration.page_bits)
         yield from self._emit(configuration)
@@ -246,7 +262,7 @@ class StreamParser:
         check_name("section name", len(idstr), self.limits.name_bytes, at)
         instance_id = yield from cursor.be32()
         version_id = yield from cursor.be32()
-        walk = WALKERS.get((idstr, version_id))
+        walk = self._walkers.get((idstr, version_id))
         if walk is None:
             known = ", ".join(f"{name} version {version}" for name, version in sorted(WALKERS))
             raise UnknownSection(

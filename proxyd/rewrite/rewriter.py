@@ -92,10 +92,13 @@ class StreamRewriter:
 
     ``planned`` is the plan that awaits its rehearsal; None in every phase but REHEARSING. ``postcopy_advised``: the
     source may switch to postcopy. ``forced`` says why a postcopy package was delivered as it came although it is not
-    fit to be: its source has given the guest up already, and a refusal would have lost it for sure.
+    fit to be: its source has given the guest up already, and a refusal would have lost it for sure. ``seekable_from``
+    is for files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at ``offset``.
     """
 
-    def __init__(self, policy: RewritePolicy, limits: StreamLimits | None = None) -> None:
+    def __init__(
+        self, policy: RewritePolicy, limits: StreamLimits | None = None, *, seekable_from: int | None = None
+    ) -> None:
         self.policy = policy
         self.limits = limits or StreamLimits()
         self.phase = Phase.PROLOGUE
@@ -113,12 +116,27 @@ class StreamRewriter:
         self._prologue: list[Buffer] = []
         self._prologue_bytes = 0
         bounds = ParserLimits(self.limits.device_state_bytes, self.limits.sections, self.limits.name_bytes)
-        self._parser = StreamParser(bounds)
+        self._parser = StreamParser(bounds, seekable_from=seekable_from)
 
     @property
     def held_bytes(self) -> int:
         """Bytes that were taken in and not handed out."""
         return self._prologue_bytes + self._parser.held_bytes + sum(map(len, self._ready))
+
+    @property
+    def offset(self) -> int:
+        """Stream offset of the next byte that is wanted. Not that of the next one there is: mapped-ram files jump."""
+        return self._parser.offset
+
+    @property
+    def jumps(self) -> int:
+        """How often the stream went on elsewhere in its file: behind each block of a mapped-ram file."""
+        return 0 if self._parser.mapped_ram is None else len(self._parser.mapped_ram.blocks)
+
+    @property
+    def tail_offset(self) -> int | None:
+        """Stream offset of the device part's first byte, once it was seen. What is before it is never changed."""
+        return self._parser.tail_offset
 
     @property
     def waiting_for(self) -> str:

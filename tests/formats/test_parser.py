@@ -153,9 +153,9 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         "at 0x8: x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
     ),
     (
-        b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]),
+        b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]) + b"\x01",
         UnsupportedStream,
-        "at 0x8: mapped-ram files are not supported by this version",
+        "at 0x8: mapped-ram is for files: a socket, a pipe or a packed file cannot carry it",
     ),
     (HEAD + b"\x08\x00\x63\x00\x00", SchemaMismatch, "at 0x3e: command: number 1 to 11 expected, found 99"),
     (

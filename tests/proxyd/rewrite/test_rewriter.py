@@ -18,6 +18,7 @@ from proxyd.rewrite.profile import Profile
 from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal
 from proxyd.rewrite.rewriter import MAX_PROLOGUE_BYTES, NO_RETURN_PATH, Phase, RewriteRefused, StreamRewriter
 from tests import builders as b
+from tests import images
 
 TCR2 = id_of("TCR2_EL1")
 REMOVE = '[[rule]]\nkind="remove"\nregister="TCR2_EL1"\nreason="r"\n'
@@ -271,3 +272,21 @@ def test_without_a_plan_there_is_nothing_to_rehearse() -> None:
     rewrite = rehearsing(profile=None)
     assert run(rewrite, STREAM) == STREAM
     assert rewrite.phase is Phase.RELEASED
+
+
+def test_where_a_file_goes_on_and_where_its_device_part_begins() -> None:
+    data = images.mapped_ram()
+    rewriter = StreamRewriter(
+        RewritePolicy(None, Knowledge.builtin(), return_path=ReturnPathPolicy.OPTIONAL), seekable_from=0
+    )
+    assert (rewriter.offset, rewriter.jumps, rewriter.tail_offset) == (0, 0, None)
+    offsets = []
+    while piece := data[rewriter.offset : rewriter.offset + images.MIB]:
+        offsets.append(rewriter.offset)
+        rewriter.feed(piece)
+    rewriter.finish()
+    # Behind each block's pages: 2 MiB at 1 MiB, and one page at the next whole MiB.
+    assert offsets == [0, 3 * images.MIB, 4 * images.MIB + b.PAGE]
+    assert rewriter.jumps == 2
+    assert rewriter.tail_offset == data.index(b.devices(2)[0].wire(3))
+    assert StreamRewriter(RewritePolicy(None, Knowledge.builtin())).jumps == 0
