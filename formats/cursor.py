@@ -108,6 +108,16 @@ class Cursor:
         self.position = self._mark = len(self.view)
         return rest
 
+    def jump(self, offset: int) -> None:
+        """Go on at stream offset ``offset``: what is left of the chunk is dropped, the next one has to be from there.
+
+        For files, whose reader asks where to go on. What was taken so far is accounted for.
+        """
+        self._cut()
+        self.view = memoryview(b"")
+        self.base = offset
+        self.position = self._mark = 0
+
     def peek_u8(self) -> Generator[None, None, int]:
         """The next byte, not taken."""
         yield from self.more()

@@ -1,6 +1,6 @@
 """Show what is in a stream: sections, sizes, memory, devices, registers by name.
 
-FILE is a saved stream; '-' is standard input. Files packed by xz or gzip are unpacked on the way.
+FILE is a saved stream or a libvirt save image; '-' is standard input. Packed files are unpacked on the way.
 """
 
 from __future__ import annotations

@@ -39,6 +39,12 @@ def show(console: Console, facts: StreamFacts, idstr: str | None, *, registers: 
 def _summary(facts: StreamFacts) -> Iterator[tuple[str, str]]:
     packed = "" if facts.compression is None else f", unpacked from {facts.compression}"
     yield "stream", f"{plain(facts.name)}{packed}: {facts.total_bytes} bytes"
+    if facts.image is not None:
+        running = "running" if facts.image.was_running else "paused"
+        yield (
+            "save image",
+            f"libvirt's, format {facts.image.format.name.lower()}, guest {plain(facts.domain or '?')} {running}",
+        )
     if facts.configuration is not None:
         yield "machine", plain(facts.configuration.machine)
         fixed = "" if facts.configuration.page_bits is not None else " (assumed: the stream does not say)"
@@ -121,6 +127,14 @@ def document(facts: StreamFacts, idstr: str | None, *, registers: bool) -> dict[
     return {
         "file": facts.name,
         "compression": facts.compression,
+        "save_image": None
+        if facts.image is None
+        else {
+            "format": facts.image.format.name.lower(),
+            "domain": facts.domain,
+            "was_running": facts.image.was_running,
+            "stream_offset": facts.image.stream_offset,
+        },
         "bytes": facts.total_bytes,
         "complete": facts.error is None,
         "error": None if facts.error is None else str(facts.error),

@@ -5,12 +5,15 @@ Memory is walked and counted, never kept; the device part is kept whole (it is b
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from formats import events
 from formats.errors import FormatError
+from formats.files.libvirt_image import HEADER_BYTES
 from formats.iterative import ram
 from formats.iterative.ram_census import RamBlock, RamCensus
 from formats.parser import StreamParser
@@ -22,6 +25,8 @@ from proxyd.rewrite.tail import registers_of
 
 if TYPE_CHECKING:
     from formats.device_tail import DeviceSection
+    from formats.files.libvirt_image import SaveImageHeader
+    from formats.files.mapped_ram import MappedBlock
     from proxyd.cli.stream_file import StreamFile
     from proxyd.rewrite.plan import VcpuRegisters
 
@@ -46,6 +51,8 @@ class StreamFacts:
 
     name: str
     compression: str | None = None
+    image: SaveImageHeader | None = None
+    domain: str | None = None
     page_size: int | None = None
     header: events.StreamHeader | None = None
     configuration: events.Configuration | None = None
@@ -76,13 +83,14 @@ def events_of(file: StreamFile, parser: StreamParser) -> Iterator[events.Event]:
     """The events of a whole file. Raises :class:`~formats.errors.FormatError`."""
     for chunk in file.chunks():
         yield from parser.feed(chunk)
+        file.go_to(parser.offset)
     parser.finish()
 
 
 def collect(file: StreamFile) -> StreamFacts:
     """Read a stream to its end or to its first error."""
-    facts = StreamFacts(file.name, file.compression)
-    parser = StreamParser()
+    facts = StreamFacts(file.name, file.compression, file.image, _domain(file))
+    parser = StreamParser(seekable_from=file.seekable_from)
     census: RamCensus | None = None
     current: IterableSection | None = None
     try:
@@ -92,7 +100,7 @@ def collect(file: StreamFile) -> StreamFacts:
                     if current is None:
                         raise AssertionError("bulk data outside a section")
                     current.payload_bytes += len(event.raw)
-                    if event.idstr == ram.IDSTR:
+                    if event.idstr == ram.IDSTR and not (parser.mapped_ram and parser.mapped_ram.blocks):
                         census = census or RamCensus(parser.page_size)
                         census.feed(event.raw)
                 case events.SectionHeader():
@@ -111,12 +119,14 @@ def collect(file: StreamFile) -> StreamFacts:
         facts.error = error
     facts.total_bytes = parser.offset
     facts.blocks = () if census is None else census.blocks
+    if parser.mapped_ram is not None and parser.mapped_ram.blocks:
+        facts.blocks = tuple(_counted(file.descriptor, block) for block in parser.mapped_ram.blocks)
     return facts
 
 
 def registers_in(file: StreamFile) -> tuple[str | None, tuple[VcpuRegisters, ...]]:
     """A stream's machine type and the registers of its vCPUs. Raises :class:`InputError` if it has none."""
-    parser = StreamParser()
+    parser = StreamParser(seekable_from=file.seekable_from)
     vcpus: tuple[VcpuRegisters, ...] = ()
     try:
         for event in events_of(file, parser):
@@ -130,6 +140,20 @@ def registers_in(file: StreamFile) -> tuple[str | None, tuple[VcpuRegisters, ...
             f"(machine {plain(parser.machine or 'unknown')})"
         )
     return parser.machine, vcpus
+
+
+def _domain(file: StreamFile) -> str | None:
+    """The name of the guest in a save image; the first element of libvirt's XML that is called so."""
+    if file.image is None:
+        return None
+    found = re.search(rb"<name>([^<]*)</name>", file.image.xml_of(file.head[HEADER_BYTES:]))
+    return None if found is None else found[1].decode("utf-8", "replace")
+
+
+def _counted(descriptor: int, block: MappedBlock) -> RamBlock:
+    """A block of a mapped-ram file, its pages counted in its bitmap."""
+    there = int.from_bytes(os.pread(descriptor, block.bitmap_bytes, block.bitmap_offset), "little").bit_count()
+    return RamBlock(block.name, block.size, there, block.size // block.page_size - there)
 
 
 def _count(facts: StreamFacts, header: events.SectionHeader) -> IterableSection:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from formats.arm64.register_id import UnknownRegister, id_of
+from formats.savevm import QEMU_VM_FILE_MAGIC
 from proxyd.cli.exit_codes import InputError, UsageError
 from proxyd.cli.stream_facts import registers_in
 from proxyd.cli.stream_file import StreamFile, open_stream
@@ -65,6 +66,11 @@ def load_subject(path: str) -> Subject:
 def load_host(path: str) -> HostDescription:
     """Read a host description, packed or not. Raises :class:`OSError` and :class:`InputError`."""
     with open_stream(path) as file:
+        if file.image is not None or file.first().startswith(QEMU_VM_FILE_MAGIC):
+            raise InputError(
+                f"{plain(path)}: a host description expected, found a migration stream "
+                f"('proxyd probe --from-stream {plain(path)} -o HOST.json' makes one of it)"
+            )
         return _parse_host(_whole(file), path)
 
 

@@ -109,6 +109,12 @@ def json_text(command: str, document: dict[str, Any]) -> str:
     return json.dumps({"version": JSON_VERSION, "command": command} | document, indent=2) + "\n"
 
 
+def says(text: str, *, quiet: bool = False) -> None:
+    """One line on standard error, where that is a terminal: what is being worked on."""
+    if not quiet and sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
+
+
 class Progress:
     """Draws how far a file is read. Does nothing while the work is short."""
 

@@ -93,3 +93,21 @@ def test_a_chunk_that_is_not_used_up_is_a_bug() -> None:
     cursor.load(b"a")
     with pytest.raises(AssertionError, match="before the last one was used up"):
         cursor.load(b"b")
+
+
+def test_a_jump_drops_what_is_left_and_accounts_for_what_was_taken() -> None:
+    cursor = Cursor()
+    pieces: list[tuple[int, memoryview]] = []
+    cursor.load(b"0123456789")
+    cursor.begin_bulk(pieces)
+    steps = cursor.read(4)
+    with pytest.raises(StopIteration):
+        next(steps)
+    cursor.jump(100)
+    assert (cursor.offset, cursor.available) == (100, 0)
+    cursor.load(b"abc")
+    assert cursor.offset == 100
+    with pytest.raises(StopIteration):
+        next(cursor.skip(3))
+    cursor.end_bulk()
+    assert [(offset, bytes(piece)) for offset, piece in pieces] == [(0, b"0123"), (100, b"abc")]

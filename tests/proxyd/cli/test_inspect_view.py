@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests import builders as b
+from tests import images
 from tests.proxyd.cli.command import FROM_7_3, RETURN_PATH, Run
 
 
@@ -136,6 +137,7 @@ def test_a_stream_for_scripts(run: Run, stream: Path) -> None:
         "command": "inspect",
         "file": str(stream),
         "compression": None,
+        "save_image": None,
         "bytes": stream.stat().st_size,
         "complete": True,
         "error": None,
@@ -205,3 +207,15 @@ def test_registers_and_fields_for_scripts(run: Run, stream: Path) -> None:
 def test_packed_files_say_so(run: Run) -> None:
     assert "unpacked from xz: 416657 bytes\n" in run("inspect", RETURN_PATH).out
     assert run("inspect", RETURN_PATH, "--json").document["compression"] == "xz"
+
+
+def test_a_save_image_says_so(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "guest.save"
+    path.write_bytes(images.mapped_ram(images.image_head(6)))
+    assert "save image    libvirt's, format sparse, guest little running\n" in run("inspect", path).out
+    assert run("inspect", path, "--json").document["save_image"] == {
+        "format": "sparse",
+        "domain": "little",
+        "was_running": True,
+        "stream_offset": len(images.image_head(6)),
+    }

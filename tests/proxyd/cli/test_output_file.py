@@ -65,7 +65,7 @@ def test_it_is_never_the_input(tmp_path: Path, name: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught, open_output(name, of(source)):
         pass
-    assert str(caught.value) == f"{name} is the input itself; rewriting in place is not possible"
+    assert str(caught.value) == f"{name} is the input itself (--in-place replaces it)"
     assert source.read_bytes() == b"x"
 
 

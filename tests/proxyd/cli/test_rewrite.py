@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import signal
@@ -105,7 +106,7 @@ def test_never_in_place(run: Run, stream: Path, host: Path) -> None:
     ran = run("rewrite", "--destination", host, "--allow", "TCR2_EL1", stream, stream)
     assert (ran.code, ran.err) == (
         2,
-        f"proxyd rewrite: {stream} is the input itself; rewriting in place is not possible\n",
+        f"proxyd rewrite: {stream} is the input itself (--in-place replaces it)\n",
     )
     assert stream.read_bytes() == before
 
@@ -124,11 +125,24 @@ def test_the_report_as_json(run: Run, tmp_path: Path) -> None:
     assert {change["name"] for change in changes} == REMOVED
     assert [notice["name"] for notice in document.pop("notices")] == ["PMMIR_EL1", "FW_VENDOR_HYP_BMAP_2"]
     assert document.pop("unaided")["foreseen"] == "unknown"  # nobody said which QEMU is there
+    identity = document.pop("identity")
+    wire = lzma.decompress(RETURN_PATH.read_bytes())
+    same = identity["ram_bytes"]
+    assert wire[:same] == out.read_bytes()[:same]
+    assert wire[same : same + 1] == b"\4", "it ends where the first device section begins"
+    assert identity == {
+        "ram_bytes": same,
+        "algorithm": "sha256",
+        "digest": hashlib.sha256(wire[:same]).hexdigest(),
+        "identical": True,
+    }
     assert document == {
         "version": 1,
         "command": "rewrite",
         "input": str(RETURN_PATH),
         "output": str(out),
+        "container": "stream, xz",
+        "result": "rewritten",
         "bytes_in": 416657,
         "bytes_out": out.stat().st_size,
         "passed_unchanged": None,

@@ -13,7 +13,7 @@ from proxyd.cli.exit_codes import InputError
 from proxyd.cli.stream_facts import IterableSection, StreamFacts, collect, registers_in
 from proxyd.cli.stream_file import open_stream
 from tests import builders as b
-from tests import recorded
+from tests import images, recorded
 
 RETURN_PATH = [name for name in recorded.names() if "returnpath" in name]
 assert RETURN_PATH
@@ -104,3 +104,27 @@ def test_a_machine_without_a_register_list(tmp_path: Path) -> None:
     expected = r"stream: an arm vCPU with a register list expected, found none \(machine virt-10.0\)$"
     with pytest.raises(InputError, match=expected):
         registers(tmp_path, b.stream(parts=[b.Device(b"cpu", b"x86", version=12)]))
+
+
+def test_a_mapped_ram_file_has_its_blocks_and_their_pages(tmp_path: Path) -> None:
+    path = tmp_path / "mapped"
+    path.write_bytes(images.mapped_ram())
+    with open_stream(str(path)) as file:
+        facts = collect(file)
+    assert facts.error is None
+    assert [(one.name, one.size, one.pages, one.zero_pages) for one in facts.blocks] == [
+        ("mach-virt.ram", 2 * images.MIB, 2, 510),
+        ("/rom@etc/acpi/rsdp", b.PAGE, 1, 0),
+    ]
+    assert (facts.total_bytes, len(facts.vcpus)) == (path.stat().st_size, 2)
+
+
+@pytest.mark.parametrize(("xml", "domain"), [(images.XML, "little"), (b"<domain/>" + bytes(len(images.XML) - 9), None)])
+def test_a_save_image_says_whose_it_is(tmp_path: Path, xml: bytes, domain: str | None) -> None:
+    path = tmp_path / "guest.save"
+    path.write_bytes(images.save_image("zstd", b.stream()).replace(images.XML, xml))
+    with open_stream(str(path)) as file:
+        facts = collect(file)
+    assert facts.error is None
+    assert facts.image is not None
+    assert (facts.domain, facts.image.was_running, facts.compression) == (domain, True, "zstd")

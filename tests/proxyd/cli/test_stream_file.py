@@ -9,14 +9,15 @@ import lzma
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from proxyd.cli.exit_codes import InputError
 from proxyd.cli.stream_file import CHUNK_BYTES, Compression, open_stream
+from tests import images
 from tests.proxyd.cli.test_terminal import Screen
 
 CONTENT = bytes(range(256)) * 12345
@@ -168,7 +169,80 @@ def test_a_read_that_fails_names_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.EIO, "Input/output error")
 
     with open_stream(str(path)) as file:
-        monkeypatch.setattr(file, "_content", SimpleNamespace(read1=fail))
+        monkeypatch.setattr(file, "_read1", fail)
         with pytest.raises(OSError, match="Input/output error") as caught:
             file.read()
     assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("kind", images.FORMATS)
+def test_a_save_image_is_read_as_the_stream_in_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "guest.save"
+    path.write_bytes(images.save_image(kind, CONTENT))
+    with open_stream(str(path)) as file:
+        assert b"".join(file.chunks()) == CONTENT
+        assert file.image is not None
+        assert file.image.format.name.lower() == kind
+        assert file.head == images.image_head(images.FORMATS[kind][0])
+        assert file.seekable_from == (len(file.head) if kind == "raw" else None)
+        assert file.unchanged()
+
+
+@contextmanager
+def on_standard_input(data: bytes) -> Iterator[None]:
+    """Make ``data`` what comes on standard input, by a pipe."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with suppress(BrokenPipeError), os.fdopen(writer, "wb") as pipe:
+            pipe.write(data)
+
+    before = os.dup(0)
+    os.dup2(reader, 0)
+    os.close(reader)
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", images.FORMATS)
+def test_a_save_image_out_of_a_pipe(kind: str) -> None:
+    with on_standard_input(images.save_image(kind, CONTENT)), open_stream("-") as file:
+        assert b"".join(file.chunks()) == CONTENT
+        assert file.seekable_from is None
+
+
+@pytest.mark.parametrize("kind", ["zstd", "lzop"])
+def test_what_only_a_program_unpacks_cannot_be_looked_at_in_a_pipe(kind: str) -> None:
+    with (
+        on_standard_input(images.FORMATS[kind][1](CONTENT)),
+        pytest.raises(InputError, match=f"packed by {kind}: a file expected, found a pipe"),
+        open_stream("-"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["bzip2", "zstd", "lzop"])
+def test_a_packed_stream_without_a_head(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "packed"
+    path.write_bytes(images.FORMATS[kind][1](CONTENT))
+    with open_stream(str(path)) as file:
+        assert file.compression == kind
+        assert b"".join(file.chunks()) == CONTENT
+
+
+def test_going_elsewhere_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(CONTENT)
+    with open_stream(str(path)) as file:
+        file.read()
+        file.go_to(CHUNK_BYTES)
+        file.go_to(len(CONTENT) - 5)
+        assert file.read() == CONTENT[-5:]
+        path.write_bytes(CONTENT + b"!")
+        assert not file.unchanged()

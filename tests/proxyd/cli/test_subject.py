@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from proxyd.cli import subject
 from proxyd.cli.exit_codes import InputError, UsageError
 from proxyd.cli.subject import load_destination, load_host, load_subject, register_ids
 from tests import builders as b
+from tests import images
 
 
 def test_a_stream(stream: Path) -> None:
@@ -86,7 +88,7 @@ def test_a_bad_profile(tmp_path: Path) -> None:
 
 
 def test_a_destination_that_is_a_stream(stream: Path) -> None:
-    with pytest.raises(InputError, match=r"small.bin: JSON expected"):
+    with pytest.raises(InputError, match=r"small.bin: a host description expected, found a migration stream"):
         load_destination(str(stream), None)
 
 
@@ -94,3 +96,15 @@ def test_registers_by_name_and_id() -> None:
     assert register_ids(["TCR2_EL1", "0x603000000013c103", "tpidr_el1"]) == {0x603000000013C103, 0x603000000013C684}
     with pytest.raises(UsageError, match=r"found 'TCR2_EL' \(did you mean"):
         register_ids(["TCR2_EL"])
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda data: images.save_image("zstd", data)])
+def test_a_stream_is_no_destination_and_the_way_out_is_named(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "new-host.bin"
+    path.write_bytes(pack(b.stream()))
+    with pytest.raises(InputError) as caught:
+        load_destination(str(path), None)
+    assert str(caught.value) == (
+        f"{path}: a host description expected, found a migration stream "
+        f"('proxyd probe --from-stream {path} -o HOST.json' makes one of it)"
+    )

@@ -18,6 +18,7 @@ from proxyd.rewrite.profile import Profile
 from proxyd.rewrite.rehearsal import Finding, FindingKind, Rehearsal
 from proxyd.rewrite.rewriter import MAX_PROLOGUE_BYTES, NO_RETURN_PATH, Phase, RewriteRefused, StreamRewriter
 from tests import builders as b
+from tests import images
 
 TCR2 = id_of("TCR2_EL1")
 REMOVE = '[[rule]]\nkind="remove"\nregister="TCR2_EL1"\nreason="r"\n'
@@ -78,18 +79,19 @@ def test_the_phases_byte_by_byte() -> None:
 
 def test_what_is_held() -> None:
     rewrite = rewriter()
-    assert rewrite.feed(PROLOGUE[:-1]) == []
-    assert rewrite.held_bytes == len(b.MAGIC + b.configuration())
-    assert rewrite.feed(PROLOGUE[-1:]) != []
+    held = len(PROLOGUE + b.PING)
+    assert rewrite.feed(STREAM[:held]) == []
+    assert rewrite.held_bytes == held
+    assert rewrite.feed(STREAM[held : held + 17]) != []  # the first section's header
     assert rewrite.held_bytes == 0
-    rewrite.feed(STREAM[len(PROLOGUE) : TAIL_STARTS + 100])
+    rewrite.feed(STREAM[held + 17 : TAIL_STARTS + 100])
     assert (rewrite.phase, rewrite.held_bytes) == (Phase.HOLDING, 100)
     assert "without a vmdesc" in rewrite.waiting_for
 
 
 def test_guest_memory_is_passed_on_without_a_copy() -> None:
     rewrite = rewriter()
-    rewrite.feed(STREAM[:-1][: len(PROLOGUE)])
+    rewrite.feed(STREAM[: len(PROLOGUE)])
     chunk = STREAM[len(PROLOGUE) : TAIL_STARTS]
     views = [buffer for buffer in rewrite.feed(chunk) if isinstance(buffer, memoryview)]
     assert sum(len(view) for view in views) > 3 * b.PAGE
@@ -170,7 +172,7 @@ def test_the_prologue_is_bounded() -> None:
     most = MAX_PROLOGUE_BYTES // len(b.PING) - len(PROLOGUE)
     assert rewrite.feed(b.PING * most) == []
     assert rewrite.held_bytes == len(b.MAGIC + b.configuration()) + most * len(b.PING)
-    with pytest.raises(LimitExceeded, match=r"OPEN_RETURN_PATH within 65536 bytes expected, found neither$"):
+    with pytest.raises(LimitExceeded, match=r"a first section within 65536 bytes expected, found none$"):
         rewrite.feed(b.PING * len(PROLOGUE))
 
 
@@ -270,3 +272,21 @@ def test_without_a_plan_there_is_nothing_to_rehearse() -> None:
     rewrite = rehearsing(profile=None)
     assert run(rewrite, STREAM) == STREAM
     assert rewrite.phase is Phase.RELEASED
+
+
+def test_where_a_file_goes_on_and_where_its_device_part_begins() -> None:
+    data = images.mapped_ram()
+    rewriter = StreamRewriter(
+        RewritePolicy(None, Knowledge.builtin(), return_path=ReturnPathPolicy.OPTIONAL), seekable_from=0
+    )
+    assert (rewriter.offset, rewriter.jumps, rewriter.tail_offset) == (0, 0, None)
+    offsets = []
+    while piece := data[rewriter.offset : rewriter.offset + images.MIB]:
+        offsets.append(rewriter.offset)
+        rewriter.feed(piece)
+    rewriter.finish()
+    # Behind each block's pages: 2 MiB at 1 MiB, and one page at the next whole MiB.
+    assert offsets == [0, 3 * images.MIB, 4 * images.MIB + b.PAGE]
+    assert rewriter.jumps == 2
+    assert rewriter.tail_offset == data.index(b.devices(2)[0].wire(3))
+    assert StreamRewriter(RewritePolicy(None, Knowledge.builtin())).jumps == 0
