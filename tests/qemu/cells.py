@@ -4,7 +4,7 @@ Each function is one experiment; it returns when everything is as it should be a
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,21 +107,24 @@ async def through_proxyd(bench: Bench, pair: Pair, mode: Mode, directory: Path) 
 
 
 async def refused_by_proxyd(
-    bench: Bench, pair: Pair, mode: Mode, directory: Path, says: str, keys: Mapping[str, str]
+    bench: Bench, pair: Pair, mode: Mode, directory: Path, says: str, *, dialled: bool = False
 ) -> None:
-    """Proxyd refuses the stream with what *says* in its reason, and the guest goes on at the source."""
+    """Proxyd refuses the stream with what *says* in its reason, and the guest goes on at the source.
+
+    The destination waits on, unless it had to be *dialled* before.
+    """
     async with machines(bench, pair, mode, directory) as (source, destination):
         await prepare(source, mode, mode.source_leg, bench.certificates, server=False)
         port = await destination.incoming()
-        keys = {"profile": str(pair.profile_path), "destination": f"127.0.0.1:{port}", **keys}
-        async with proxyd(directory, 0, **keys) as daemon:
+        async with proxyd(directory, port, profile=str(pair.profile_path)) as daemon:
             await source.qmp.execute("migrate", uri=f"tcp:127.0.0.1:{daemon.port}")
             assert await source.migration_end() == "failed", source.account()
             line = await daemon.logged(lambda line: "outcome" in line)
             assert line["outcome"] in {"refused", "unsupported", "bad_stream"}, line
             assert says in line["message"], line
         await assert_stayed(source)
-        # Never dialled.
+        if dialled:
+            return
         assert (await destination.qmp.execute("query-status"))["status"] == "inmigrate"
         assert not {"active", "failed"} & set(destination.qmp.statuses())
 

@@ -1,6 +1,5 @@
-"""What proxyd does not carry is refused by its name before the destination hears of it; the source's guest runs on."""
+"""What proxyd does not carry is refused by its name while the guest runs on at the source."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from tests.qemu import cells
 from tests.qemu.cells import Bench
-from tests.qemu.modes import Mode
+from tests.qemu.modes import DISK, TLS, Mode
 from tests.qemu.pairs import PAIRS, Pair
 
 pytestmark = pytest.mark.qemu
@@ -25,19 +24,21 @@ class Refusal:
     mode: Mode
     says: str
     """What the refusal names."""
-    route: Mapping[str, str]
-    """Keys of the route."""
+    dialled: bool = False
+    """Whether the destination has begun to load by then."""
 
 
 REFUSALS = [
-    Refusal(Mode("colo", ("x-colo",), versions=OLD), "COLO", {}),
+    Refusal(Mode("colo", ("x-colo",), versions=OLD), "COLO"),
     # The guest of an older source is lost if the destination does not take it, so the route must say that it may be.
-    Refusal(Mode("postcopy-unproven", ("postcopy-ram",), versions=OLD), "postcopy-ram off", {}),
+    Refusal(Mode("postcopy-unproven", ("postcopy-ram",), versions=OLD), "postcopy-ram off"),
     Refusal(
         Mode("postcopy-preempt-unproven", ("postcopy-ram", "postcopy-preempt"), versions=OLD), "postcopy-ram off", {}
     ),
-    Refusal(Mode("no-configuration", source_arguments=("-global", f"{GLOBAL}configuration=off")), "configuration", {}),
-    Refusal(Mode("no-footers", source_arguments=("-global", f"{GLOBAL}section-footer=off")), "footer", {}),
+    Refusal(Mode("tls-on-a-plain-route", source_leg=TLS), "TLS handshake"),
+    Refusal(Mode("block", ("block",), arguments=DISK, versions=("7.2",)), "iterable section 'block'"),
+    Refusal(Mode("no-configuration", source_arguments=("-global", f"{GLOBAL}configuration=off")), "configuration"),
+    Refusal(Mode("no-footers", source_arguments=("-global", f"{GLOBAL}section-footer=off")), "footer", dialled=True),
 ]
 
 CELLS = [
@@ -49,4 +50,4 @@ CELLS = [
 
 @pytest.mark.parametrize(("pair", "refusal"), CELLS)
 async def test_is_refused_by_name(bench: Bench, pair: Pair, refusal: Refusal, tmp_path: Path) -> None:
-    await cells.refused_by_proxyd(bench, pair, refusal.mode, tmp_path, refusal.says, refusal.route)
+    await cells.refused_by_proxyd(bench, pair, refusal.mode, tmp_path, refusal.says, dialled=refusal.dialled)
