@@ -6,12 +6,24 @@ preempt channel has no magic of its own.
 
 from __future__ import annotations
 
+import struct
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from formats.errors import SchemaMismatch
 from formats.savevm import MULTIFD_MAGIC, QEMU_VM_FILE_MAGIC
 
 CLASSIFY_BYTES: Final = 4
+
+# MultiFDInit_t (migration/multifd.h): be32 magic, be32 version, uuid[16], u8 id, and 39 bytes without a meaning.
+MULTIFD_INIT_BYTES: Final = 64
+MULTIFD_VERSION: Final = 1
+_MULTIFD_INIT: Final = struct.Struct(">4sI16sB39x")
+
+# QEMU_VM_COMMAND, MIG_CMD_OPEN_RETURN_PATH: what a source says first on the main channel with which it recovers a
+# postcopy migration (migration/savevm.c: qemu_savevm_send_open_return_path); no file header comes before it.
+_RECOVERY: Final = b"\x08\x00\x01\x00"
 
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 
@@ -21,6 +33,8 @@ class ChannelKind(StrEnum):
 
     MAIN = "main"
     MULTIFD = "multifd"
+    PREEMPT = "preempt"  # has no magic: classify() never says so
+    RECOVERY = "recovery"
     TLS = "tls"
     UNKNOWN = "unknown"
 
@@ -31,6 +45,31 @@ def classify(first: bytes) -> ChannelKind:
         return ChannelKind.MAIN
     if first[:4] == MULTIFD_MAGIC:
         return ChannelKind.MULTIFD
+    if first[:4] == _RECOVERY:
+        return ChannelKind.RECOVERY
     if first[:2] == _TLS_HANDSHAKE:
         return ChannelKind.TLS
     return ChannelKind.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class MultifdInit:
+    """What a multifd channel says of itself: the source's uuid (zero where QEMU was given none) and its own number."""
+
+    uuid: bytes
+    number: int
+
+    @classmethod
+    def parse(cls, first: bytes) -> MultifdInit:
+        """Read the first :data:`MULTIFD_INIT_BYTES` bytes, as ``migration/multifd.c: multifd_recv_initial_packet``.
+
+        :raises SchemaMismatch: another magic or version.
+        """
+        magic, version, uuid, number = _MULTIFD_INIT.unpack_from(first)
+        if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
+            raise SchemaMismatch(
+                f"multifd channel: magic {MULTIFD_MAGIC.hex()} and version {MULTIFD_VERSION} expected, "
+                f"found {magic.hex()} and {version}",
+                0,
+            )
+        return cls(uuid, number)

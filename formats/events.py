@@ -79,6 +79,23 @@ class SectionFooter(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PackageHeader(Event):
+    """The command before a postcopy package; ``length`` bytes of package follow."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Package(Event):
+    """A whole postcopy package (:mod:`formats.package`). Everything behind it is for the guest that runs already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque(Event):
+    """What comes behind a postcopy package: nobody needs to look at it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceTail(Event):
     """All device sections, EOF and the vmdesc, as one unit: only the vmdesc proves where each section ends.
 

@@ -11,11 +11,13 @@ main channel of a precopy migration (multifd, postcopy, mapped-ram, COLO ...) ar
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from formats import events
+from formats.commands import read_command
+from formats.configuration import MAX_NAME_BYTES, check_name, read_configuration
 from formats.cursor import Cursor, Steps
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS, TailCollector
 from formats.errors import (
@@ -28,14 +30,7 @@ from formats.errors import (
     UnsupportedStream,
 )
 from formats.files import mapped_ram
-from formats.framing import (
-    COMMAND_HEADER,
-    COMMAND_HEADER_BYTES,
-    FILE_HEADER,
-    FILE_HEADER_BYTES,
-    FOOTER,
-    FOOTER_BYTES,
-)
+from formats.framing import FILE_HEADER, FILE_HEADER_BYTES, FOOTER, FOOTER_BYTES
 from formats.iterative import WALKERS, Walker, ram
 from formats.savevm import (
     QEMU_VM_FILE_MAGIC,
@@ -45,32 +40,8 @@ from formats.savevm import (
     SectionType,
 )
 
-# Machine types and section names are short ("virt-10.0", "0000:00:01.0/virtio-net"); the longest seen has 40 bytes.
-# On the wire a section's name has at most 255; for the machine type QEMU itself allows any be32.
-MAX_NAME_BYTES: Final = 255
-
-# configuration/capabilities lists those that must match at both ends; QEMU has about 25 capabilities in all.
-MAX_CAPABILITIES: Final = 64
-
 # What QEMU assumes where the configuration does not say (x86, s390x: fixed 4 KiB pages).
 DEFAULT_PAGE_BITS: Final = 12
-PAGE_BITS_RANGE: Final = range(10, 17)
-
-_PRECOPY_COMMANDS: Final = {
-    MigCommand.OPEN_RETURN_PATH: 0,
-    MigCommand.PING: 4,
-    MigCommand.SWITCHOVER_START: 0,
-}
-
-_UNSUPPORTED_COMMANDS: Final = {
-    MigCommand.POSTCOPY_ADVISE: "postcopy (or dirty-bitmaps) is not supported by this version "
-    "(migrate_set_capability postcopy-ram off, dirty-bitmaps off)",
-    MigCommand.ENABLE_COLO: "COLO is not supported (migrate_set_capability x-colo off)",
-}
-_UNSUPPORTED_CAPABILITIES: Final = {
-    "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-    mapped_ram.CAPABILITY: "mapped-ram is for files: a socket, a pipe or a packed file cannot carry it",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +87,8 @@ class StreamParser:
         self._iterables_seen = 0
         self._tail: TailCollector | None = None
         self._complete = False
+        self._package_bytes: int | None = None
+        self._package_offset = 0
         self.doing = "the file header"
         self._grammar = self._stream()
         self._error: FormatError | None = None
@@ -133,6 +106,8 @@ class StreamParser:
     @property
     def held_bytes(self) -> int:
         """Bytes of device state that are collected and not yet part of an event."""
+        if self._package_bytes is not None:
+            return self._cursor.offset - self._package_offset
         return 0 if self._tail is None or self._complete else len(self._tail.data)
 
     @property
@@ -147,8 +122,8 @@ class StreamParser:
 
     @property
     def in_device_tail(self) -> bool:
-        """Whether the device part has begun."""
-        return self._tail is not None
+        """Whether the device part has begun: the tail of a precopy stream, or a postcopy package."""
+        return self._tail is not None or self._package_bytes is not None
 
     def feed(self, chunk: bytes | memoryview) -> Iterator[events.Event]:
         """Parse ``chunk``; yields the events that it completes."""
@@ -238,77 +213,45 @@ class StreamParser:
         yield from self._emit(events.StreamHeader(at, raw, header.version))
 
     def _configuration(self) -> Steps:
-        cursor = self._cursor
-        at = cursor.begin()
-        yield from cursor.u8()
-        length = yield from cursor.be32()
-        self._check_name("machine type", length, at)
-        machine = (yield from cursor.read(length)).decode("ascii", "replace")
-        page_bits: int | None = None
-        uuid: bytes | None = None
-        capabilities: tuple[str, ...] = ()
-        # The end is not marked: the configuration ends where no subsection begins. QEMU writes each at most once, and
-        # what is read here is kept until the end.
-        seen: set[bytes] = set()
-        while (yield from cursor.peek_u8()) == SectionType.SUBSECTION:
-            yield from cursor.u8()
-            name = yield from cursor.counted_string()
-            if name in seen:
-                raise SchemaMismatch(f"configuration: {name.decode('ascii', 'replace')} expected once, found again", at)
-            seen.add(name)
-            yield from cursor.be32()
-            if name == b"configuration/target-page-bits":
-                page_bits = yield from cursor.be32()
-                if page_bits not in PAGE_BITS_RANGE:
-                    raise SchemaMismatch(f"target page bits of 10 to 16 expected, found {page_bits}", at)
-            elif name == b"configuration/capabilities":
-                capabilities = yield from self._capabilities(at)
-            elif name == b"configuration/uuid":
-                uuid = yield from cursor.read(16)
-            else:
-                raise SchemaMismatch(f"configuration: unknown subsection {name.decode('ascii', 'replace')!r}", at)
-        self.machine = machine
-        self.page_size = 1 << (DEFAULT_PAGE_BITS if page_bits is None else page_bits)
-        yield from self._emit(events.Configuration(at, cursor.end(), machine, page_bits, capabilities, uuid))
-
-    def _check_name(self, what: str, length: int, at: int) -> None:
-        limit = self.limits.name_bytes
-        if length > limit:
-            raise LimitExceeded(f"{what} of at most {limit} bytes expected (limit name_bytes), found {length}", at)
-
-    def _capabilities(self, at: int) -> Generator[None, None, tuple[str, ...]]:
-        count = yield from self._cursor.be32()
-        if count > MAX_CAPABILITIES:
-            raise LimitExceeded(f"at most {MAX_CAPABILITIES} capabilities expected, found {count}", at)
-        names = []
-        for _ in range(count):
-            name = (yield from self._cursor.counted_string()).decode("ascii", "replace")
-            if name == mapped_ram.CAPABILITY and self.mapped_ram is not None:
-                self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
-            elif name in _UNSUPPORTED_CAPABILITIES:
-                raise UnsupportedStream(_UNSUPPORTED_CAPABILITIES[name], at)
-            names.append(name)
-        return tuple(names)
+        configuration = yield from read_configuration(self._cursor, self.limits.name_bytes)
+        if mapped_ram.CAPABILITY in configuration.capabilities:
+            if self.mapped_ram is None:
+                message = "mapped-ram is for files: a socket, a pipe or a packed file cannot carry it"
+                raise UnsupportedStream(message, configuration.offset)
+            self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
+        self.machine = configuration.machine
+        self.page_size = 1 << (DEFAULT_PAGE_BITS if configuration.page_bits is None else configuration.page_bits)
+        yield from self._emit(configuration)
 
     def _command(self) -> Steps:
         self.doing = "a command"
-        at = self._cursor.begin()
-        header = COMMAND_HEADER.parse((yield from self._cursor.read(COMMAND_HEADER_BYTES)))
-        try:
-            command = MigCommand(header.command)
-        except ValueError:
-            raise SchemaMismatch(f"command: number 1 to 11 expected, found {header.command}", at) from None
-        if command in _UNSUPPORTED_COMMANDS:
-            raise UnsupportedStream(_UNSUPPORTED_COMMANDS[command], at)
-        if command not in _PRECOPY_COMMANDS:
-            raise UnsupportedStream(f"command {command.name} belongs to postcopy, not supported by this version", at)
-        if header.length != _PRECOPY_COMMANDS[command]:
-            raise SchemaMismatch(
-                f"command {command.name}: length {_PRECOPY_COMMANDS[command]} expected, found {header.length}",
-                at,
+        command = yield from read_command(self._cursor)
+        if command.command is not MigCommand.PACKAGED:
+            yield from self._emit(command)
+            return
+        length = int.from_bytes(command.data, "big")
+        if length > self.limits.device_state_bytes:
+            raise LimitExceeded(
+                f"postcopy package of at most {self.limits.device_state_bytes} bytes expected (limit "
+                f"device_state_bytes), found {length}",
+                self._cursor.offset,
             )
-        data = yield from self._cursor.read(header.length)
-        yield from self._emit(events.Command(at, self._cursor.end(), command, data))
+        yield from self._emit(events.PackageHeader(command.offset, command.raw, length))
+        yield from self._package(length)
+
+    def _package(self, length: int) -> Steps:
+        """The device state of a postcopy migration, and what follows it: the guest runs at the destination then."""
+        self.doing = "the postcopy package"
+        self._package_bytes = length
+        self._package_offset = at = self._cursor.begin()
+        yield from self._cursor.read(length)
+        self._package_bytes = None
+        self._complete = True
+        yield from self._emit(events.Package(at, self._cursor.end()))
+        while True:
+            yield from self._cursor.more()
+            at = self._cursor.begin()
+            yield from self._emit(events.Opaque(at, self._cursor.take_rest()))
 
     def _start(self) -> Steps:
         cursor = self._cursor
@@ -316,7 +259,7 @@ class StreamParser:
         yield from cursor.u8()
         section_id = yield from cursor.be32()
         idstr = (yield from cursor.counted_string()).decode("ascii", "replace")
-        self._check_name("section name", len(idstr), at)
+        check_name("section name", len(idstr), self.limits.name_bytes, at)
         instance_id = yield from cursor.be32()
         version_id = yield from cursor.be32()
         walk = self._walkers.get((idstr, version_id))

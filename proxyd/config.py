@@ -14,8 +14,8 @@ from typing import Annotated
 import msgspec
 
 from formats.arm64.register_id import id_of
+from formats.configuration import MAX_NAME_BYTES
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
-from formats.parser import MAX_NAME_BYTES
 from formats.schemas.arm_cpu import MAX_CPREGS
 from proxyd.endpoint import Address, DestinationEndpoint, ListenEndpoint, parse_destination, parse_listen
 from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy

@@ -52,6 +52,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 SECTION_KINDS: Final = ("start", "part", "end", "full")
+CHANNEL_KINDS: Final = ("multifd", "preempt", "recovery")
 REHEARSAL_RESULTS: Final = ("passed", "refused", "unavailable")
 REGISTER_ACTIONS: Final = (*(action.value for action in Action), "refuse")
 
@@ -72,6 +73,9 @@ class Metrics:
             "proxyd_registers", "Registers changed or refused, per vCPU.", "route", "action", "verdict"
         )
         self._rehearsals = self._counter("proxyd_rehearsals", "Rehearsals asked for, by result.", "route", "result")
+        self._channels = self._counter(
+            "proxyd_channels", "Channels beside the main one that joined a migration, by kind.", "route", "kind"
+        )
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
         for result in ("applied", "refused"):
             self._reloads.labels(result)
@@ -115,6 +119,10 @@ class Metrics:
         """Every register that stopped a migration."""
         for refusal in refusals:
             self._registers.labels(route, "refuse", refusal.verdict.value).inc()
+
+    def count_channel(self, route: str, kind: str) -> None:
+        """A channel beside a main one, by :data:`CHANNEL_KINDS`."""
+        self._channels.labels(route, kind).inc()
 
     def count_rehearsal(self, route: str, result: str, seconds: float | None = None) -> None:
         """A rehearsal, by :data:`REHEARSAL_RESULTS`; ``seconds`` of the held window, where it got that far."""
@@ -163,6 +171,8 @@ class Metrics:
         for action in REGISTER_ACTIONS:
             for verdict in Verdict:
                 self._registers.labels(route, action, verdict.value)
+        for kind in CHANNEL_KINDS:
+            self._channels.labels(route, kind)
         for result in REHEARSAL_RESULTS:
             self._rehearsals.labels(route, result)
         self._rehearsal.labels(route)

@@ -15,6 +15,7 @@ PAGE = 4096
 MAGIC = b"QEVM" + struct.pack(">I", 3)
 OPEN_RETURN_PATH = b"\x08\x00\x01\x00\x00"
 PING = b"\x08\x00\x02\x00\x04\x00\x00\x00\x01"
+POSTCOPY_ADVISE = b"\x08\x00\x03\x00\x10" + struct.pack(">QQ", 4096, 4096)
 SWITCHOVER_START = b"\x08\x00\x0b\x00\x00"
 
 FLAG_ZERO, FLAG_MEM_SIZE, FLAG_PAGE, FLAG_EOS, FLAG_CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
@@ -169,6 +170,27 @@ def vmdesc(devices: Sequence[Device], page_size: int = PAGE) -> bytes:
 def tail(devices: Sequence[Device], first_id: int = 3, page_size: int = PAGE) -> bytes:
     sections = b"".join(device.wire(first_id + i) for i, device in enumerate(devices))
     return sections + b"\x00" + vmdesc(devices, page_size)
+
+
+def package(devices: Sequence[Device], first_id: int = 3, *, loaded_ping: bool = True) -> bytes:
+    """The content of a postcopy package: LISTEN, the devices, PING 3, since QEMU 10.2 PING 0x42, RUN."""
+    sections = b"".join(device.wire(first_id + i) for i, device in enumerate(devices))
+    pings = (3, 0x42) if loaded_ping else (3,)
+    return (
+        b"\x08\x00\x04\x00\x00"
+        + sections
+        + b"".join(b"\x08\x00\x02\x00\x04" + be32(value) for value in pings)
+        + b"\x08\x00\x05\x00\x00"
+    )
+
+
+def packaged(content: bytes) -> bytes:
+    return b"\x08\x00\x07\x00\x04" + be32(len(content)) + content
+
+
+def multifd_init(uuid: bytes = bytes(16), number: int = 0) -> bytes:
+    """MultiFDInit_t: what a multifd channel says first."""
+    return b"\x11\x22\x33\x44" + be32(1) + uuid + bytes([number]) + bytes(39)
 
 
 SOME_REGISTERS = {0x603000000013C000: 0x410FD0C1, 0x603000000013C103: 0, 0x603000000013DF1A: 1 << 33}

@@ -8,6 +8,7 @@ self-delimiting. Mirrors ``migration/ram.c: ram_load_precopy`` (QEMU 7.2 to 10.2
     PAGE            [u8 n name[n]] page
     XBZRLE          [u8 n name[n]] u8 be16 n data[n]
     COMPRESS_PAGE   [u8 n name[n]] be32 n data[n]          (removed in QEMU 9.1)
+    MULTIFD_FLUSH   the destination waits for its multifd channels                             (since QEMU 8.1)
     EOS             end of this section's payload
 
 The block's name is there unless CONTINUE is set. Nearly every record of a migration is PAGE|CONTINUE or ZERO|CONTINUE,
@@ -21,7 +22,7 @@ from functools import cache
 from typing import Final
 
 from formats.cursor import Cursor, Steps
-from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream
+from formats.errors import LimitExceeded, SchemaMismatch
 from formats.savevm import RamFlag
 
 IDSTR: Final = "ram"
@@ -71,9 +72,7 @@ def walk(cursor: Cursor, page_size: int) -> Steps:
         elif flags & _NAMED:
             yield from _page(cursor, RamFlag(flags), page_size, at)
         elif flags == RamFlag.MULTIFD_FLUSH:
-            raise UnsupportedStream(
-                "multifd migration is not supported by this version (migrate_set_capability multifd off)", at
-            )
+            continue  # the pages that it waits for are on other channels
         else:
             raise SchemaMismatch(f"RAM record: flags {flags:#x} are none that precopy over a socket has", at)
 

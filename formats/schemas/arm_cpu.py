@@ -22,6 +22,7 @@ import construct as c
 from formats.arm64.cpreg_list import CpregList
 from formats.errors import LimitExceeded, SchemaMismatch
 from formats.framing import U64Array
+from formats.savevm import SectionType
 from formats.vmdesc import Device
 
 IDSTR: Final = "cpu"
@@ -47,6 +48,10 @@ _SCHEMA: Final = c.Struct(
     "power_state" / c.Bytes(1),
     "subsections" / c.GreedyBytes,
 )
+
+
+# exclusive_addr to power_state.
+_AFTER_ARRAYS_BYTES: Final = 24 + 8 + 16 + 16 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +110,38 @@ def parse_arm_cpu(payload: bytes | memoryview, device: Device, offset: int, max_
                 f"{where}: {ARRAY_LEN_FIELD} says {n}, the vmdesc gives {name} {lengths.get(name, 0)} elements",
                 offset,
             )
+    return _parse(data, where, offset)
+
+
+def fields_bytes(head: bytes) -> int:
+    """Bytes of the main field list, by the first 572 of them; subsections may follow.
+
+    Raises :class:`SchemaMismatch` where there are fewer, or the list's length is negative.
+    """
+    count = int.from_bytes(head[ARRAY_LEN_OFFSET : ARRAY_LEN_OFFSET + 4], "big", signed=True)
+    if len(head) < ARRAY_LEN_OFFSET + 4 or count < 0:
+        raise SchemaMismatch(f"{IDSTR}: a cpreg list's length expected at {ARRAY_LEN_OFFSET}, found none")
+    return ARRAY_LEN_OFFSET + 4 + 16 * count + _AFTER_ARRAYS_BYTES
+
+
+def parse_undescribed(payload: bytes | memoryview, where: str, offset: int, max_cpregs: int = MAX_CPREGS) -> ArmCpu:
+    """As :func:`parse_arm_cpu`, for version 22 without a vmdesc: the layout itself is all the proof there is."""
+    data = bytes(payload)
+    size = fields_bytes(data)
+    count = (size - ARRAY_LEN_OFFSET - 4 - _AFTER_ARRAYS_BYTES) // 16
+    if count > max_cpregs:
+        raise LimitExceeded(f"{where}: cpreg list of at most {max_cpregs} registers expected, found {count}", offset)
+    if size > len(data) or (size < len(data) and data[size] != SectionType.SUBSECTION):
+        raise SchemaMismatch(f"{where}: expected the layout of vmstate_arm_cpu, found other bytes behind it", offset)
+    return _parse(data, where, offset)
+
+
+def _parse(data: bytes, where: str, offset: int) -> ArmCpu:
     try:
         parsed = _SCHEMA.parse(data)
     except c.ConstructError as error:
         raise SchemaMismatch(f"{where}: expected the layout of vmstate_arm_cpu, found: {error}", offset) from error
-    after = data[ARRAY_LEN_OFFSET + 4 + 16 * n :]
+    after = data[ARRAY_LEN_OFFSET + 4 + 16 * parsed.cpreg_vmstate_array_len :]
     try:
         cpregs = CpregList.from_arrays(parsed.cpreg_vmstate_indexes, parsed.cpreg_vmstate_values)
     except SchemaMismatch as error:

@@ -26,6 +26,10 @@ KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 6
 
 
+# What a leg raises when it is gone: by its peer, or by our own close or abort in another task.
+GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
 class Leg(Protocol):
     """One connection with a peer, as the session needs it. Tests have one in memory.
 
@@ -36,6 +40,10 @@ class Leg(Protocol):
     @property
     def peer(self) -> str:
         """The peer's address, for people."""
+
+    @property
+    def origin(self) -> str:
+        """What the connections of one source have in common: its IP address, or the process id behind a UNIX socket."""
 
     async def receive_some(self) -> bytes:
         """Some bytes; ``b""`` is FIN."""
@@ -65,6 +73,7 @@ class SocketLeg(BulkStream):
     def __init__(self, sock: socket.socket, *, receive_queue_bytes: int | None = None) -> None:
         super().__init__(sock, receive_queue_bytes=receive_queue_bytes)
         self.peer = str(Address(*self.getpeername()))
+        self.origin = self.getpeername()[0]
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)

@@ -28,6 +28,7 @@ class CommitGuard:
         self._ending: Ending | None = None
         self._allowance: Callable[[], float] = _no_limit
         self._expired: Callable[[], Ending] = _nothing_expired
+        self._followers: list[CommitGuard] = []
 
     def allow(self, seconds: Callable[[], float], expired: Callable[[], Ending]) -> None:
         """From now on, ``seconds()`` may pass without :meth:`progress`; asked anew each time. If more do, ``expired()``
@@ -61,6 +62,21 @@ class CommitGuard:
             raise AssertionError("a cancelled scope lets no checkpoint pass")
         self.scope.shield = True
         self.committed = True
+        for follower in self._followers:
+            follower.follow()
+
+    def lead(self, follower: CommitGuard) -> None:
+        """``follower`` passes the commit point when this one does; it guards another channel of the same migration."""
+        self._followers.append(follower)
+        if self.committed:
+            follower.follow()
+
+    def follow(self) -> None:
+        """The commit point was passed by the one that leads. Does nothing to a session that was abandoned before."""
+        if self._ending is None:
+            self.scope.deadline = math.inf
+            self.scope.shield = True
+            self.committed = True
 
     def abandon(self, ending: Ending) -> bool:
         """End the migration, unless it is committed. Says whether it could; the first reason given is the one kept."""

@@ -73,6 +73,14 @@ class Rewriter(Protocol):
         """Sections seen, by kind."""
 
     @property
+    def postcopy_advised(self) -> bool:
+        """Whether the source may switch to postcopy, over another channel as well."""
+
+    @property
+    def forced(self) -> str | None:
+        """Why device state was delivered that should have been refused."""
+
+    @property
     def planned(self) -> Plan | None:
         """The plan that awaits its rehearsal."""
 

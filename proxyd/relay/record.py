@@ -42,6 +42,7 @@ class SessionRecord:
         self._route = route
         self._source = source
         self._host_file = host_file
+        self._channel: str | None = None
         self._planned = False  # device state was released that a plan held good
         self._metrics = metrics
         self._bytes: Counter[Direction] = Counter()
@@ -54,6 +55,18 @@ class SessionRecord:
             "migration begins", source=self._source, destination=destination, machine=intake.rewriter.machine
         )
         self._passthrough(intake)
+
+    def joins(self, migration: str, name: str, kind: str) -> None:
+        """This is a channel beside the main one: its lines are the migration's, and its end is no migration's."""
+        self._channel = name
+        self.journal = self.journal.having(migration=migration, route=self._route)
+        self._metrics.count_channel(self._route, kind)
+        self.journal.debug(f"{name} joins its migration", source=self._source)
+
+    def recovers(self, destination: str) -> None:
+        """A postcopy migration goes on over a new main channel."""
+        self._metrics.count_channel(self._route, "recovery")
+        self.journal.info("a postcopy migration recovers", source=self._source, destination=destination)
 
     def relayed(self, direction: Direction, count: int) -> None:
         """A leg has taken bytes."""
@@ -70,6 +83,8 @@ class SessionRecord:
     def _tell_release(self, intake: Intake, released: Release) -> None:
         self._tell_rehearsal("passed")
         report = intake.rewriter.report
+        if intake.rewriter.forced is not None:
+            self.journal.error(intake.rewriter.forced)
         if report is None:
             self._passthrough(intake)
         else:
@@ -110,6 +125,13 @@ class SessionRecord:
             self._tell_end(ending, seconds, silent=silent)
 
     def _tell_end(self, ending: Ending, seconds: float, *, silent: bool) -> None:
+        if self._channel is not None:
+            self.journal.debug(
+                f"{self._channel} leaves: {ending.reason}",
+                bytes_to_destination=self._bytes[Direction.TO_DESTINATION],
+                bytes_to_source=self._bytes[Direction.TO_SOURCE],
+            )
+            return
         self._metrics.count_migration(self._route, ending.outcome.value)
         if self._planned and ending.outcome is Outcome.DESTINATION_FAILED:
             self.journal.warning(_PROPOSE, propose=propose_command(self._host_file))

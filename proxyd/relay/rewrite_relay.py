@@ -29,7 +29,7 @@ Rules for editors: every await in this file may be the one at which the session 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -39,16 +39,13 @@ from formats.errors import FormatError, TruncatedStream
 from formats.return_path import ReturnPathReader
 from formats.savevm import ReturnPathMessage
 from proxyd.metrics import Direction
-from proxyd.relay.channel import Leg
+from proxyd.relay.channel import GONE, Leg
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, ending_of
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
-
-# What a leg raises when it is gone: by its peer, or by our own reset() in the other task.
-GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 _TOO_EARLY: Final = Ending(
     Outcome.DESTINATION_FAILED,
@@ -59,6 +56,7 @@ _TOO_EARLY: Final = Ending(
 class RewriteRelay:
     """Carries one migration from a connected source to a connected destination.
 
+    :param opened: called when the destination has the first bytes: it takes other channels from then on.
     :param record: told of the release only after the tail was handed to the kernel: lines of log cost time, and
         until then it is the guest's.
     """
@@ -71,6 +69,7 @@ class RewriteRelay:
         guard: CommitGuard,
         record: SessionRecord,
         rehearser: Rehearser | None = None,
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -78,6 +77,7 @@ class RewriteRelay:
         self._guard = guard
         self._record = record
         self._rehearser = rehearser
+        self._opened = opened
         self._reader = ReturnPathReader()
         self._shut: int | None = None
         self._destination_spoke = False
@@ -102,6 +102,7 @@ class RewriteRelay:
 
     async def _forward(self, first: Sequence[Buffer]) -> None:
         await self._deliver(first)
+        self._opened()
         if not await self._rehearsed():
             return
         # A destination that is lost before the commit point ends this direction: the return path concludes.

@@ -4,7 +4,8 @@
 
 The destination is dialled only when the rewriter first lets bytes go, because a connection that comes and goes without
 data makes a waiting QEMU exit, and one that stays idle blocks its monitor (``migration/migration.c:
-migration_ioc_process_incoming`` peeks in the main loop). A port probe therefore never reaches it.
+migration_ioc_process_incoming`` peeks in the main loop). A port probe therefore never reaches it. The other channels of
+a migration are dialled behind its main one (:mod:`.migration`).
 
 Every refusal is RST, not FIN: after a FIN the source would go on sending.
 """
@@ -12,19 +13,21 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
 import trio
 
-from formats.channel import CLASSIFY_BYTES, ChannelKind, classify
+from formats.channel import ChannelKind, MultifdInit
 from formats.errors import FormatError
 from proxyd.endpoint import Address
 from proxyd.journal import Journal
-from proxyd.metrics import Metrics
-from proxyd.relay.channel import DestinationUnreachable, Leg, dial
+from proxyd.metrics import Direction, Metrics
+from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
+from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
+from proxyd.relay.greeting import Greeting
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
+from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
@@ -32,14 +35,6 @@ from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
-
-_UNSUPPORTED: Final = {
-    ChannelKind.MULTIFD: (
-        "this is a multifd channel, which is not supported by this version "
-        "(at the source: migrate_set_capability multifd off)"
-    ),
-    ChannelKind.TLS: "this is a TLS handshake; migration over TLS is not supported by this version",
-}
 
 Dialler = Callable[[Address, float], Awaitable[Leg]]
 
@@ -53,6 +48,7 @@ class Surroundings:
     make_rewriter: RewriterFactory = rewriter_for
     dialler: Dialler = dial
     make_rehearser: RehearserFactory = ServiceRehearser
+    migrations: Migrations = field(default_factory=Migrations)
 
 
 class MigrationSession:
@@ -64,11 +60,15 @@ class MigrationSession:
         self._source = source
         self._destination: Leg | None = None
         self._dialler = around.dialler
-        self._intake = Intake(around.make_rewriter(route), route.name, around.metrics)
+        self._around = around
+        self._greeting = Greeting(source, self._is_expected)
+        self._key = Key(route.name, str(route.destination), source.origin)
+        self._accepted = around.migrations.next_place()
+        self._migration: Migration | None = None
+        self._intake: Intake | None = None  # of the main channel only
         self._guard = CommitGuard()
         self._make_rehearser = around.make_rehearser
         self._rehearser: Rehearser | None = None
-        self._silent = True  # the source has not said a byte
 
     @property
     def committed(self) -> bool:
@@ -106,33 +106,57 @@ class MigrationSession:
                     leg.close() if ran_to_its_end else leg.abort()
             if self._rehearser is not None:
                 self._rehearser.close()
-            self._intake.close()
+            if self._intake is not None:
+                self._intake.close()
+            if self._migration is not None:
+                self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
-            self.record.ended(ending, trio.current_time() - began, silent=self._silent)
+            self.record.ended(ending, trio.current_time() - began, silent=not self._greeting.first)
         return ending
 
     async def _carry(self) -> Ending:
-        first = await self._first_bytes()
-        if isinstance(first, Ending):
-            return first
-        buffers = await self._prologue(first)
+        ending = await self._greeting.read()
+        if ending is not None:
+            return ending
+        if self._greeting.kind is ChannelKind.MAIN:
+            return await self._carry_main(self._greeting.first)
+        try:
+            return await self._carry_channel(self._greeting.kind, self._greeting.first)
+        except DestinationUnreachable as error:
+            return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+
+    # The main channel.
+
+    async def _carry_main(self, first: bytes) -> Ending:
+        around = self._around
+        migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
+        self._migration = migration
+        intake = Intake(around.make_rewriter(self.route), self.route.name, around.metrics)
+        self._intake = intake
+        buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
             return buffers
-        if self.route.rehearsal is not None and not self._intake.is_pipe:
+        migration.takes_unknown = intake.rewriter.postcopy_advised
+        if self.route.rehearsal is not None and not intake.is_pipe:
             ending = await self._open_rehearser(self.route.rehearsal)
             if ending is not None:
                 return ending
         try:
-            self._guard.allow_any_time()  # the dialler has its limit for each address
-            destination = self.route.destination
-            assert isinstance(destination, Address)  # noqa: S101 - the snapshot takes no other yet
-            self._destination = await self._dialler(destination, self.route.times.connect_s)
+            self._destination = await self._dial()
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
-        self.record.begins(self._destination.peer, self._intake)
-        self._guard.allow(self._idle_allowance, self._idle_expired)
-        relay = RewriteRelay(self._source, self._destination, self._intake, self._guard, self.record, self._rehearser)
+        self.record.begins(self._destination.peer, intake)
+        self._guard.allow(lambda: self._idle_allowance(intake), lambda: self._idle_expired(intake))
+        relay = RewriteRelay(
+            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration.open
+        )
         return await relay.run(buffers)
+
+    async def _dial(self) -> Leg:
+        self._guard.allow_any_time()  # the dialler has its limit for each address
+        destination = self.route.destination
+        assert isinstance(destination, Address)  # noqa: S101 - the snapshot takes no other yet
+        return await self._dialler(destination, self.route.times.connect_s)
 
     async def _open_rehearser(self, service: RehearsalService) -> Ending | None:
         """Before the destination hears of the migration: can it be rehearsed, and is what we know of the host true?"""
@@ -150,32 +174,11 @@ class MigrationSession:
             return Ending(Outcome.REFUSED, str(error))
         return None
 
-    async def _first_bytes(self) -> bytes | Ending:
-        """Enough to tell what kind of channel this is, or how the connection ended before that."""
-        first = b""
-        while len(first) < CLASSIFY_BYTES:
-            try:
-                chunk = await self._source.receive_some()
-            except trio.BrokenResourceError:
-                chunk = b""
-            if not chunk:
-                found = f"found {first.hex()}" if first else "found nothing: a port probe?"
-                return Ending(Outcome.NOT_MIGRATION, f"expected a migration stream, {found}")
-            self._silent = False
-            first += chunk
-        kind = classify(first)
-        if kind is ChannelKind.MAIN:
-            return first
-        if kind in _UNSUPPORTED:
-            return Ending(Outcome.UNSUPPORTED, _UNSUPPORTED[kind])
-        found = first[:CLASSIFY_BYTES].hex()
-        return Ending(Outcome.NOT_MIGRATION, f"expected a migration stream (5145564d, QEVM), found {found}")
-
-    async def _prologue(self, chunk: bytes) -> list[Buffer] | Ending:
+    async def _prologue(self, intake: Intake, chunk: bytes) -> list[Buffer] | Ending:
         """Feed the rewriter until it lets the first bytes go."""
         while True:
             try:
-                buffers = self._intake.feed(chunk) if chunk else self._intake.finish()
+                buffers = intake.feed(chunk) if chunk else intake.finish()
             except (FormatError, RewriteRefused) as error:
                 if isinstance(error, RewriteRefused):
                     self.record.refused(error)
@@ -190,19 +193,17 @@ class MigrationSession:
                 return Ending(Outcome.SOURCE_GONE, f"the source's connection broke in the prologue: {error.__cause__}")
 
     def _header_expired(self) -> Ending:
-        reason = (
-            f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), "
-            f"{self._intake.rewriter.bytes_in} bytes came"
-        )
+        count = len(self._greeting.first) if self._intake is None else self._intake.rewriter.bytes_in
+        reason = f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), {count} bytes came"
         return Ending(Outcome.LIMIT, reason)
 
-    def _idle_allowance(self) -> float:
+    def _idle_allowance(self, intake: Intake) -> float:
         times = self.route.times
-        return times.hold_idle_s if self._intake.rewriter.phase is Phase.HOLDING else times.idle_s
+        return times.hold_idle_s if intake.rewriter.phase is Phase.HOLDING else times.idle_s
 
-    def _idle_expired(self) -> Ending:
-        rewriter = self._intake.rewriter
-        seconds = f"nothing moved for {self._idle_allowance():g} s"
+    def _idle_expired(self, intake: Intake) -> Ending:
+        rewriter = intake.rewriter
+        seconds = f"nothing moved for {self._idle_allowance(intake):g} s"
         if rewriter.phase is not Phase.HOLDING:
             return Ending(Outcome.LIMIT, f"{seconds} (limits.idle_time_s) while waiting for {rewriter.waiting_for}")
         held = f"{seconds} (limits.hold_idle_time_s) with {rewriter.held_bytes} bytes of device state held"
@@ -212,3 +213,78 @@ class MigrationSession:
             # Nothing more will come: what is there is the stream, and this is what is wrong with it.
             return Ending(Outcome.BAD_STREAM, f"{held}: {error}")
         return Ending(Outcome.LIMIT, held)
+
+    # Another channel.
+
+    def _is_expected(self) -> bool:
+        """Whether a migration takes this connection, which says nothing that we know."""
+        return self._around.migrations.find_for_unknown(self._key, self._accepted) is not None
+
+    async def _carry_channel(self, kind: ChannelKind, first: bytes) -> Ending:
+        """Carry a channel beside a main one; or one with which a postcopy recovers, which has only itself."""
+        if kind is ChannelKind.RECOVERY:
+            # The guest runs on the destination already, with pages that are still at the source.
+            await self._guard.commit()
+            self._migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
+            self._migration.takes_unknown = True
+            self._destination = await self._dial()
+            await self._destination.send_buffers((first,))
+            self._migration.open()
+            self.record.recovers(self._destination.peer)
+            return await self._relay_channel(None, "the main channel of a recovery")
+        name = "a preempt channel"
+        try:
+            if kind is ChannelKind.MULTIFD:
+                init = MultifdInit.parse(first)
+                name = f"multifd channel {init.number}"
+                self._guard.allow(lambda: self.route.times.header_s, self._main_missing)
+                migration = await self._around.migrations.find(self._key, self._accepted, init.uuid, self._guard)
+            else:
+                expected = self._around.migrations.find_for_unknown(self._key, self._accepted)
+                assert expected is not None, "the greeting has asked"  # noqa: S101
+                migration = expected
+                migration.join(self._guard, self._accepted)
+        except FormatError as error:
+            return Ending(Outcome.BAD_STREAM, str(error))
+        except TooManyChannels as error:
+            return Ending(Outcome.TOO_MANY_CONNECTIONS, str(error))
+        self.record.joins(migration.id, name, kind.value)
+        self._guard.allow_any_time()  # its main channel keeps the time
+        try:
+            await migration.wait_turn(self._accepted)
+            self._destination = await self._dial()
+            if first:
+                await self._destination.send_buffers((first,))
+        except (DestinationUnreachable, *GONE) as error:
+            ending = Ending(Outcome.DESTINATION_UNREACHABLE, f"{name}: {error}")
+            migration.channel_lost(ending)
+            return ending
+        finally:
+            migration.end_turn(self._accepted)
+        self.record.relayed(Direction.TO_DESTINATION, len(first))
+        return await self._relay_channel(migration, name)
+
+    async def _relay_channel(self, migration: Migration | None, name: str) -> Ending:
+        last = Ending(Outcome.DELIVERED, f"{name} has ended")
+
+        def moved(direction: Direction, size: int) -> None:
+            self.record.relayed(direction, size)
+            if migration is not None:
+                migration.progress()
+
+        def lost(ending: Ending) -> None:
+            nonlocal last
+            last = ending
+            if migration is not None:
+                migration.channel_lost(ending)
+
+        assert self._destination is not None, "it was dialled"  # noqa: S101
+        await ChannelRelay(self._source, self._destination, name, moved, lost).run()
+        return last
+
+    def _main_missing(self) -> Ending:
+        reason = (
+            f"a multifd channel came, and no main channel (5145564d, QEVM) from {self._source.origin} within "
+            f"{self.route.times.header_s:g} s (limits.header_time_s)"
+        )
+        return Ending(Outcome.LIMIT, reason)

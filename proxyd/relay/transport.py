@@ -14,6 +14,7 @@ transferred (``migration/migration.c: migration_update_counters``). So both queu
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ _SO_BUF_LOCK: Final = 72
 
 # sendmsg takes at most IOV_MAX (1024 on Linux) buffers.
 _BUFFERS_PER_SEND: Final = 512
+
+_SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
@@ -128,10 +131,36 @@ class BulkStream(trio.abc.HalfCloseableStream):
                     await trio.lowlevel.wait_readable(self._socket)
                 else:
                     return received, waited
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._translated(error) from error
         finally:
             self._receiving = False
+
+    async def splice_into(self, pipe: int, size: int) -> int:
+        """Move what is there, at most ``size`` bytes, into an empty non-blocking pipe; 0 after the peer's FIN."""
+
+        def splice(most: int) -> int:
+            return os.splice(self._socket.fileno(), pipe, most, flags=_SPLICE)
+
+        moved, waited = await self._receive(splice, size)
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return moved
+
+    async def splice_from(self, pipe: int, size: int) -> None:
+        """Hand ``size`` bytes, which the pipe has, to the kernel."""
+        self._begin_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while size:
+                try:
+                    size -= os.splice(pipe, self._socket.fileno(), size, flags=_SPLICE)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+        except (OSError, ValueError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
 
     async def send_all(self, data: Buffer) -> None:
         """Hand all of ``data`` to the kernel."""
@@ -208,10 +237,10 @@ class BulkStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._sending = True
 
-    def _translated(self, error: OSError) -> Exception:
-        if self._socket.fileno() < 0:
+    def _translated(self, error: OSError | ValueError) -> Exception:
+        if self._socket.fileno() < 0:  # of which splice says ValueError
             return trio.ClosedResourceError("this stream was closed already")
-        return trio.BrokenResourceError(f"connection broken: {error.strerror or error}")
+        return trio.BrokenResourceError(f"connection broken: {getattr(error, 'strerror', None) or error}")
 
 
 def bound_receive_queue(sock: socket.socket | trio.socket.SocketType, wanted: int = RECEIVE_QUEUE_BYTES) -> bool:

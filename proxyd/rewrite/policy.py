@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from formats.configuration import MAX_NAME_BYTES
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
-from formats.parser import MAX_NAME_BYTES
 from formats.schemas.arm_cpu import MAX_CPREGS
 
 if TYPE_CHECKING:

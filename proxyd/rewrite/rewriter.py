@@ -2,10 +2,11 @@
 
 The life of a stream (``docs/architecture.md`` has the picture):
 
-    PROLOGUE   header, configuration, OPEN_RETURN_PATH. Held until the stream is acceptable: the destination is not even
-               dialled for one that is not.
+    PROLOGUE   everything before the first section: header, configuration, commands. Held until the stream is
+               acceptable: the destination is not even dialled for one that is not. QEMU waits for no answer before it.
     MEMORY     everything passes as it comes.
-    HOLDING    from the first device section to the end of the vmdesc nothing leaves.
+    HOLDING    from the first device section to the end of the vmdesc nothing leaves; or from the header of a postcopy
+               package to its last byte.
     REHEARSING where the policy asks for it: everything is ready to leave, and waits for release(), which is given what
                the destination's KVM said to the registers.
     RELEASED   the rewritten tail was handed out in one piece: past this point there is no way back.
@@ -16,18 +17,21 @@ Raising before RELEASED is always safe for the guest: the destination has no dev
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats import events
 from formats.errors import FormatError, LimitExceeded
+from formats.package import source_waits
 from formats.parser import ParserLimits, StreamParser
 from formats.savevm import MigCommand, SectionType
+from proxyd.rewrite.package import package_header, rewrite_package
 from proxyd.rewrite.plan import Outcome, Refusal
-from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy, StreamLimits
+from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy, RewritePolicy, StreamLimits
 from proxyd.rewrite.report import RewriteReport
-from proxyd.rewrite.tail import rewrite_tail
+from proxyd.rewrite.tail import SelfCheckFailed, rewrite_tail
 
 if TYPE_CHECKING:
     from formats.events import Buffer
@@ -43,6 +47,19 @@ NO_RETURN_PATH: Final = (
     "the stream has no return path: the source would call a failed migration complete and its guest would be lost; "
     "turn it on at the source and the destination (migrate_set_capability return-path on), "
     'or set return_path = "optional" on the route'
+)
+
+
+# QEMU 10.2 and later take their guest back if a postcopy package does not load (commit 7b842fe354). The machine type is
+# the only thing that tells of the version before it is too late: virt-10.2 exists from that version on.
+_TAKES_BACK: Final = (10, 2)
+_MACHINE_VERSION: Final = re.compile(r"-(\d+)\.(\d+)$")
+
+MAY_LOSE_GUEST: Final = (
+    "the source may switch to postcopy, and its machine type ({machine}) does not show that it is QEMU 10.2 or later: "
+    "an older one gives its guest up before it knows whether the destination takes it; turn postcopy off at the source "
+    "(migrate_set_capability postcopy-ram off), or use a machine type of 10.2 or later, or set postcopy on the route: "
+    '"sources-10.2" if all of its sources are, "may-lose-guest" if their guests may be lost'
 )
 
 
@@ -73,8 +90,10 @@ class StreamRewriter:
     :class:`~formats.errors.FormatError`, :class:`RewriteRefused` or :class:`~proxyd.rewrite.tail.SelfCheckFailed`;
     what is held at that moment is never handed out.
 
-    ``planned`` is the plan that awaits its rehearsal; None in every phase but REHEARSING. ``seekable_from`` is for
-    files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at ``offset``.
+    ``planned`` is the plan that awaits its rehearsal; None in every phase but REHEARSING. ``postcopy_advised``: the
+    source may switch to postcopy. ``forced`` says why a postcopy package was delivered as it came although it is not
+    fit to be: its source has given the guest up already, and a refusal would have lost it for sure. ``seekable_from``
+    is for files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at ``offset``.
     """
 
     def __init__(
@@ -90,6 +109,9 @@ class StreamRewriter:
         self.report: RewriteReport | None = None
         self.sections: Counter[str] = Counter()
         self.planned: Plan | None = None
+        self.postcopy_advised = False
+        self.forced: str | None = None
+        self._postcopy_ram = False
         self._ready: list[Buffer] = []
         self._prologue: list[Buffer] = []
         self._prologue_bytes = 0
@@ -165,6 +187,10 @@ class StreamRewriter:
         match event:
             case events.DeviceTail():
                 self._release(event, out)
+            case events.PackageHeader():
+                pass  # a new one is made
+            case events.Package():
+                self._release_package(event, out)
             case events.Configuration():
                 self.machine = event.machine
                 self._hold(event)
@@ -175,34 +201,57 @@ class StreamRewriter:
                     self._open(Phase.OPAQUE, out)
             case events.Command(command=MigCommand.OPEN_RETURN_PATH):
                 self.return_path = True
-                self._hold(event)
-                self._open(Phase.MEMORY, out)
+                self._pass(event, out)
+            case events.Command(command=MigCommand.POSTCOPY_ADVISE):
+                self.postcopy_advised = True
+                self._postcopy_ram = bool(event.data)
+                self._pass(event, out)
             case events.SectionHeader():
                 self._forward(event, out)
                 self.sections[_KINDS[event.type]] += 1
             case events.BulkData() | events.SectionFooter():
                 out.append(event.raw)
-            case _ if self.phase is Phase.PROLOGUE:
-                self._hold(event)
             case _:
-                out.append(event.raw)
+                self._pass(event, out)
+
+    def _pass(self, event: events.Event, out: list[Buffer]) -> None:
+        if self.phase is Phase.PROLOGUE:
+            self._hold(event)
+        else:
+            out.append(event.raw)
 
     def _hold(self, event: events.Event) -> None:
         self._prologue.append(event.raw)
         self._prologue_bytes += len(event.raw)
         if self._prologue_bytes > MAX_PROLOGUE_BYTES:
             raise LimitExceeded(
-                f"a first section or OPEN_RETURN_PATH within {MAX_PROLOGUE_BYTES} bytes expected, found neither",
+                f"a first section within {MAX_PROLOGUE_BYTES} bytes expected, found none",
                 event.offset,
             )
 
     def _forward(self, event: events.SectionHeader, out: list[Buffer]) -> None:
-        """The first section: the last moment at which a stream without a return path can be turned away unharmed."""
+        """The first section: the last moment at which a stream that could lose its guest is turned away unharmed."""
         if self.phase is Phase.PROLOGUE:
-            if self.policy.return_path is ReturnPathPolicy.REQUIRE:
+            if self.policy.return_path is ReturnPathPolicy.REQUIRE and not self.return_path:
                 raise RewriteRefused(NO_RETURN_PATH)
+            if self._postcopy_ram and not self._may_become_postcopy():
+                raise RewriteRefused(MAY_LOSE_GUEST.format(machine=self.machine))
             self._open(Phase.MEMORY, out)
         out.append(event.raw)
+
+    def _may_become_postcopy(self) -> bool:
+        if self.policy.destination is None or self.policy.postcopy is not PostcopyPolicy.PROVEN:
+            return True
+        return self._machine_proves()
+
+    def _machine_proves(self) -> bool:
+        """Whether the machine type is one that only QEMU 10.2 and later have."""
+        found = _MACHINE_VERSION.search(self.machine or "")
+        return found is not None and (int(found[1]), int(found[2])) >= _TAKES_BACK
+
+    def _takes_back(self, package: bytes) -> bool:
+        """Whether the source resumes its guest if this package is refused."""
+        return source_waits(package) or (self.return_path and self._machine_proves())
 
     def _open(self, phase: Phase, out: list[Buffer]) -> None:
         out += self._prologue
@@ -233,6 +282,45 @@ class StreamRewriter:
         # The point of no return: from here on the guest may come to life on the destination.
         self.phase = Phase.RELEASED
         out += (result.devices, result.vmdesc)
+
+    def _release_package(self, event: events.Package, out: list[Buffer]) -> None:
+        """As :meth:`_release`, for postcopy; and a source that cannot take its guest back is never refused here."""
+        self.phase = Phase.HOLDING
+        package = bytes(event.raw)
+        try:
+            header, devices = self._rewritten_package(package, event.offset)
+        except (FormatError, RewriteRefused, SelfCheckFailed) as error:
+            if self._takes_back(package):
+                raise
+            self.planned = self.report = None
+            why = "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back"
+            self.forced = f"{why}: {error}"
+            header, devices = package_header(len(package)), package
+        if self.planned is not None:
+            self.phase = Phase.REHEARSING
+            self._ready += (header, devices)
+            return
+        self.phase = Phase.RELEASED
+        out += (header, devices)
+
+    def _rewritten_package(self, package: bytes, offset: int) -> tuple[bytes, bytes]:
+        """Header and package to send; raises what stands against it."""
+        if self.policy.destination is None:
+            self.passthrough_reason = "the route names no destination host or profile"
+            return package_header(len(package)), package
+        result = rewrite_package(package, offset, self.policy, self.limits)
+        self.sections["full"] += result.sections
+        if result.plan is None:
+            self.passthrough_reason = "the device state has no arm vCPU with a register list"
+            return result.header, result.package
+        report = RewriteReport(machine=self.machine, plan=result.plan)
+        if result.plan.outcome is Outcome.REFUSED:
+            raise _refused(result.plan.refusals, report)
+        if self.policy.rehearse and self._takes_back(package):
+            self.planned = result.plan
+        else:
+            self.report = report
+        return result.header, result.package
 
 
 def _refused(refusals: tuple[Refusal, ...], report: RewriteReport) -> RewriteRefused:

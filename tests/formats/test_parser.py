@@ -153,28 +153,20 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         "at 0x8: x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
     ),
     (
-        b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]),
+        b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]) + b"\x01",
         UnsupportedStream,
         "at 0x8: mapped-ram is for files: a socket, a pipe or a packed file cannot carry it",
     ),
     (HEAD + b"\x08\x00\x63\x00\x00", SchemaMismatch, "at 0x3e: command: number 1 to 11 expected, found 99"),
     (
-        HEAD + b"\x08\x00\x03\x00\x10",
-        UnsupportedStream,
-        (
-            "at 0x3e: postcopy (or dirty-bitmaps) is not supported by this version "
-            "(migrate_set_capability postcopy-ram off, dirty-bitmaps off)"
-        ),
-    ),
-    (
         HEAD + b"\x08\x00\x08\x00\x00",
         UnsupportedStream,
-        "at 0x3e: COLO is not supported (migrate_set_capability x-colo off)",
+        "at 0x3e: COLO is not supported: the stream would never end (migrate_set_capability x-colo off)",
     ),
     (
-        HEAD + b"\x08\x00\x07\x00\x04",
-        UnsupportedStream,
-        "at 0x3e: command PACKAGED belongs to postcopy, not supported by this version",
+        HEAD + b"\x08\x00\x07\x00\x04" + b.be32(0x5000000),
+        LimitExceeded,
+        "at 0x47: postcopy package of at most 67108864 bytes expected (limit device_state_bytes), found 83886080",
     ),
     (HEAD + b"\x08\x00\x02\x00\x05", SchemaMismatch, "at 0x3e: command PING: length 4 expected, found 5"),
     (HEAD + b"\x09", SchemaMismatch, "at 0x3e: section type expected, found 0x09"),
@@ -208,6 +200,32 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
 def test_one_clear_error(wire: bytes, kind: type[FormatError], message: str, step: int | None) -> None:
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         parse(wire, step)
+
+
+@pytest.mark.parametrize("step", [None, 1, 5])
+def test_a_postcopy_package_and_what_follows(step: int | None) -> None:
+    package = b.package(b.devices())
+    before = b.MAGIC + b.configuration() + b.OPEN_RETURN_PATH + b.POSTCOPY_ADVISE + b.ram()
+    wire = before + b.packaged(package) + b"pages, in whatever form"
+    seen = parse(wire, step)
+    assert b"".join(bytes(event.raw) for event in seen) == wire
+    (found,) = [event for event in seen if isinstance(event, events.Package)]
+    assert (found.raw, found.offset) == (package, len(before) + 9)
+    (header,) = [event for event in seen if isinstance(event, events.PackageHeader)]
+    assert header.length == len(package)
+    assert isinstance(seen[-1], events.Opaque)
+
+
+def test_a_package_on_its_way_is_held() -> None:
+    parser = StreamParser()
+    wire = HEAD + b.packaged(b"x" * 100)
+    list(parser.feed(wire[:-30]))
+    assert (parser.in_device_tail, parser.held_bytes, parser.waiting_for) == (True, 70, "the postcopy package")
+    with pytest.raises(TruncatedStream, match="the stream ends inside the postcopy package"):
+        parser.finish()
+    list(parser.feed(wire[-30:]))
+    assert (parser.held_bytes, parser.complete) == (0, True)
+    parser.finish()
 
 
 def test_a_parser_that_failed_stays_dead() -> None:

@@ -53,13 +53,13 @@ CASES = [
     ("vmdesc missing", HEAD + b.ram() + SECTIONS + b"\x00", 1, "the source runs with suppress-vmdesc=on"),
     ("garbage vmdesc", GARBAGE, 1, "without a vmdesc that fits them: vmdesc: expected QEMU's JSON description"),
     ("sections beyond limits", MANY, 1, "at most 4096 device sections expected (limit sections), found 4097"),
+    ("COLO", HEAD + b"\x08\x00\x08\x00\x00", 1, "COLO is not supported: the stream would never end"),
     (
-        "multifd",
-        HEAD + b.start(2, b.be64(b.FLAG_MULTIFD_FLUSH)),
+        "postcopy package",
+        b.MAGIC + b.configuration(b"virt-10.2") + b.OPEN_RETURN_PATH + b.packaged(b"nonsense"),
         1,
-        "multifd migration is not supported by this version",
+        "package: 0800040000 (LISTEN) expected, found 6e6f6e7365",
     ),
-    ("postcopy", HEAD + b"\x08\x00\x03\x00\x00", 1, "postcopy (or dirty-bitmaps) is not supported by this version"),
     ("bytes behind the end", b.stream() + b"more", 1, "end of the stream expected, found 4 bytes more"),
 ]
 

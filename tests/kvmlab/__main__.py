@@ -24,6 +24,7 @@ from tests.kvmlab.lab import Lab, open_lab, print_progress, set_up
 from tests.kvmlab.linux_image import LINUX
 from tests.kvmlab.matrix import Cell, leaves, parse_pair, run_matrix
 from tests.kvmlab.migration import migrate
+from tests.kvmlab.mode import Mode
 from tests.kvmlab.pair import attempt_directly, attempt_through_proxyd, boot_pair
 from tests.kvmlab.recorder import recording_relay
 from tests.kvmlab.report import page
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     guest = add("guest", "Run a guest under KVM on a host and show what it prints.", _guest, "KERNEL")
     guest.add_argument("--ticks", type=int, default=20)
     move = add("migrate", "Move a guest live, directly and through proxyd.", _migrate, "SOURCE:DESTINATION")
+    move.add_argument("--mode", type=Mode, default=Mode.PRECOPY, choices=list(Mode), help="(default: %(default)s)")
     move.add_argument("--direct-only", action="store_true")
     matrix = add("matrix", "Move guests between many pairs; results as JSON lines.", _matrix, "SOURCE:DESTINATION...")
     matrix.add_argument("--all", dest="selection", action="store_const", const="all", help="the whole of matrix.toml")
@@ -130,7 +132,13 @@ def _host_spec(arguments: argparse.Namespace) -> HostSpec:
 
 
 def _guest_spec(arguments: argparse.Namespace) -> GuestSpec:
-    return GuestSpec(arguments.qemu, arguments.vcpus, arguments.devices, arguments.program)
+    return GuestSpec(
+        arguments.qemu,
+        arguments.vcpus,
+        arguments.devices,
+        arguments.program,
+        mode=getattr(arguments, "mode", Mode.PRECOPY),
+    )
 
 
 async def _host(lab: Lab, arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from tests.kvmlab.feed import Feed, FeedEnded, first_of, read_lines, time_limit
 from tests.kvmlab.host import GATEWAY, INCOMING_PORT, Host
 from tests.kvmlab.linux_guest import LinuxFacts
 from tests.kvmlab.linux_image import ARGUMENTS, LINUX
+from tests.kvmlab.mode import Mode
 from tests.kvmlab.qmp import Qmp, QmpError
 
 START_SECONDS = 60
@@ -32,6 +33,7 @@ class GuestSpec:
     devices: str = "plain"
     program: str = "checker"
     cpu: str = "host"
+    mode: Mode = Mode.PRECOPY
 
     @property
     def memory_mib(self) -> int:
@@ -40,8 +42,9 @@ class GuestSpec:
 
     @property
     def key(self) -> str:
-        """Name the guest in a results file; not its memory, and no CPU but ``host``."""
-        return f"{self.qemu} {self.vcpus} {self.devices} {self.program}"
+        """Name the guest in a results file; not its memory, no CPU but ``host``, no mode but precopy."""
+        mode = "" if self.mode is Mode.PRECOPY else f" {self.mode}"
+        return f"{self.qemu} {self.vcpus} {self.devices} {self.program}{mode}"
 
     def command(self) -> list[str]:
         """Return QEMU's arguments on the host, without the channels to the lab."""
@@ -85,8 +88,11 @@ class Guest:
             self.host.nursery.start_soon(read_lines, console, self.checker.lines)
             self.host.nursery.start_soon(self._qmp.run)
             await self.qmp.execute("qmp_capabilities")
-            wanted = [{"capability": name, "state": True} for name in ("return-path", "events")]
+            names = ("return-path", "events", *self.spec.mode.capabilities)
+            wanted = [{"capability": name, "state": True} for name in names]
             await self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
+            if self.spec.mode.parameters:
+                await self.qmp.execute("migrate-set-parameters", **self.spec.mode.parameters)
             if incoming:
                 await self.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{INCOMING_PORT}")
         if not incoming:
@@ -136,6 +142,10 @@ class Guest:
             for line in self.output.items
             if not line.startswith(EXIT_MARK) and "exceeds the recommended" not in line
         ]
+
+    def states(self) -> list[str]:
+        """The states of migration that QEMU went through."""
+        return [event["data"]["status"] for event in self.qmp.events.items if event["event"] == "MIGRATION"]
 
     async def running(self) -> bool:
         """Ask QEMU whether the guest runs."""

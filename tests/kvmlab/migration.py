@@ -11,6 +11,7 @@ from tests.kvmlab.catalogue import LabError
 from tests.kvmlab.feed import FeedEnded, first_of, time_limit
 from tests.kvmlab.guest import Guest
 from tests.kvmlab.host import GATEWAY
+from tests.kvmlab.mode import Mode
 from tests.kvmlab.qmp import Message
 
 MIGRATION_SECONDS = 120
@@ -28,7 +29,7 @@ class Arrival(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a migration ended. *complaints* are the destination's lines on stderr."""
+    """How a migration ended. *complaints* are the destination's lines on stderr, *states* the source's, in order."""
 
     source_status: str
     source_error: str | None
@@ -38,6 +39,7 @@ class Outcome:
     complaints: tuple[str, ...]
     seconds: float
     downtime_ms: int | None
+    states: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the outcome for a results file."""
@@ -59,17 +61,19 @@ async def migrate(source: Guest, destination: Guest, port: int) -> Outcome:
 
 def _states(guest: Guest) -> str:
     """The states of migration that QEMU went through, and what it complained about."""
-    events = guest.qmp.events.items
-    states = [event["data"]["status"] for event in events if event["event"] == "MIGRATION"]
-    return ", ".join([*states, *guest.complaints()])
+    return ", ".join([*guest.states(), *guest.complaints()])
 
 
 async def _migrate(source: Guest, destination: Guest, port: int) -> Outcome:
     started = time.monotonic()
     with time_limit(MIGRATION_SECONDS, f"migration from {source.host.release} to {destination.host.release}"):
-        await source.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 30, downtime_limit=20000)
+        limits = {"max_bandwidth": source.spec.mode.bandwidth, "downtime_limit": source.spec.mode.downtime_limit_ms}
+        await source.qmp.execute("migrate-set-parameters", **limits)
         earlier = len(source.qmp.events.items)
         await source.qmp.execute("migrate", uri=f"tcp:{GATEWAY}:{port}")
+        if source.spec.mode is Mode.POSTCOPY:
+            await source.qmp.events.first(_has_begun, earlier)
+            await source.qmp.execute("migrate-start-postcopy")
         await source.qmp.events.first(_is_end, earlier)
         result = await source.qmp.execute("query-migrate")
         if result["status"] == "completed" or _was_touched(destination):
@@ -79,7 +83,8 @@ async def _migrate(source: Guest, destination: Guest, port: int) -> Outcome:
             arrival = Arrival.EXITED
         else:
             arrival = Arrival.RUNNING if await destination.running() else Arrival.UNTOUCHED
-        if result["status"] != "completed":
+        stopped = any(event["event"] == "STOP" for event in source.qmp.events.items[earlier:])
+        if result["status"] != "completed" and stopped:
             # QEMU says "failed" before it has started its guest again.
             await first_of(lambda: _resumes(source, earlier), source.exited)
         return Outcome(
@@ -91,11 +96,16 @@ async def _migrate(source: Guest, destination: Guest, port: int) -> Outcome:
             complaints=tuple(destination.complaints()),
             seconds=time.monotonic() - started,
             downtime_ms=result.get("downtime"),
+            states=tuple(source.states()),
         )
 
 
 def _is_end(event: Message) -> bool:
     return event["event"] == "MIGRATION" and event["data"]["status"] in ENDS
+
+
+def _has_begun(event: Message) -> bool:
+    return event["event"] == "MIGRATION" and event["data"]["status"] in ("active", *ENDS)
 
 
 async def _resumes(guest: Guest, start: int) -> None:

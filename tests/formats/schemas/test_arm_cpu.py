@@ -11,7 +11,7 @@ import pytest
 
 from formats.arm64.cpreg_list import CpregList
 from formats.errors import FormatError, LimitExceeded, SchemaMismatch
-from formats.schemas.arm_cpu import is_arm_cpu, parse_arm_cpu
+from formats.schemas.arm_cpu import is_arm_cpu, parse_arm_cpu, parse_undescribed
 from formats.vmdesc import Device, parse_vmdesc
 from tests import builders as b
 
@@ -104,3 +104,41 @@ def test_the_limit_can_be_set() -> None:
 def test_frozen() -> None:
     cpu = parse_arm_cpu(GOOD.payload, described(GOOD), 0)
     assert replace(cpu) == cpu
+
+
+def test_without_a_vmdesc_the_layout_is_the_proof() -> None:
+    for subsections in (True, False):
+        device = b.cpu(REGISTERS, subsections=subsections)
+        assert parse_undescribed(device.payload, "cpu/0", 0) == parse_arm_cpu(device.payload, described(device), 0)
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind", "message"),
+    [
+        (GOOD.payload[:571], SchemaMismatch, "cpu: a cpreg list's length expected at 568, found none"),
+        (
+            edited(GOOD.payload, 568, b"\xff\xff\xff\xff"),
+            SchemaMismatch,
+            "cpu: a cpreg list's length expected at 568, found none",
+        ),
+        (
+            edited(GOOD.payload, 568, b.be32(9)),
+            LimitExceeded,
+            "at 0x40: cpu/0: cpreg list of at most 8 registers expected, found 9",
+        ),
+        (
+            edited(GOOD.payload, 568, b.be32(7)),
+            SchemaMismatch,
+            "at 0x40: cpu/0: expected the layout of vmstate_arm_cpu, found other bytes behind it",
+        ),
+        (
+            edited(GOOD.payload, 637 + 16 * N, b"\x06"),
+            SchemaMismatch,
+            "at 0x40: cpu/0: expected the layout of vmstate_arm_cpu, found other bytes behind it",
+        ),
+    ],
+)
+def test_what_has_not_that_layout(payload: bytes, kind: type[FormatError], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        parse_undescribed(payload, "cpu/0", 0x40, 8)
+    assert str(caught.value) == message

@@ -32,6 +32,7 @@ class MemoryLeg:
 
     def __init__(self, peer: str, inbound: _Wire, outbound: _Wire) -> None:
         self.peer = peer
+        self.origin = peer.partition(":")[0]
         self.is_closed = False
         self.was_aborted = False
         self.keepalives: list[bool] = []

@@ -71,6 +71,8 @@ class ScriptedRewriter:
         self.sections: Counter[str] = Counter()
         self.waiting_for = "the next act"
         self.planned: Plan | None = None
+        self.postcopy_advised = False
+        self.forced: str | None = None
         self._held = b""
 
     @property

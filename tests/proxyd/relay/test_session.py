@@ -31,17 +31,17 @@ async def test_a_port_probe_never_reaches_the_destination(how: str, autojump_clo
         (b"QE", "not_migration", "expected a migration stream, found 5145"),
         (b"GET / HTTP/1.1\r\n", "not_migration", "expected a migration stream (5145564d, QEVM), found 47455420"),
         (
-            b"\x11\x22\x33\x44\x00\x00\x00\x01",
-            "unsupported",
-            (
-                "this is a multifd channel, which is not supported by this version "
-                "(at the source: migrate_set_capability multifd off)"
-            ),
+            b"\x11\x22\x33\x44\x00\x00\x00\x02" + bytes(56),
+            "bad_stream",
+            "at 0x0: multifd channel: magic 11223344 and version 1 expected, found 11223344 and 2",
         ),
         (
             b"\x16\x03\x01\x02\x00",
             "unsupported",
-            "this is a TLS handshake; migration over TLS is not supported by this version",
+            (
+                "this is a TLS handshake, and the route's source leg is plain (expected tls.source in its "
+                'configuration, or at the source: migrate_set_parameter tls-creds "")'
+            ),
         ),
         (b"QEVM!", "bad_stream", "not a stream"),
         (b"QEVM?", "refused", "against the rules"),

@@ -79,18 +79,19 @@ def test_the_phases_byte_by_byte() -> None:
 
 def test_what_is_held() -> None:
     rewrite = rewriter()
-    assert rewrite.feed(PROLOGUE[:-1]) == []
-    assert rewrite.held_bytes == len(b.MAGIC + b.configuration())
-    assert rewrite.feed(PROLOGUE[-1:]) != []
+    held = len(PROLOGUE + b.PING)
+    assert rewrite.feed(STREAM[:held]) == []
+    assert rewrite.held_bytes == held
+    assert rewrite.feed(STREAM[held : held + 17]) != []  # the first section's header
     assert rewrite.held_bytes == 0
-    rewrite.feed(STREAM[len(PROLOGUE) : TAIL_STARTS + 100])
+    rewrite.feed(STREAM[held + 17 : TAIL_STARTS + 100])
     assert (rewrite.phase, rewrite.held_bytes) == (Phase.HOLDING, 100)
     assert "without a vmdesc" in rewrite.waiting_for
 
 
 def test_guest_memory_is_passed_on_without_a_copy() -> None:
     rewrite = rewriter()
-    rewrite.feed(STREAM[:-1][: len(PROLOGUE)])
+    rewrite.feed(STREAM[: len(PROLOGUE)])
     chunk = STREAM[len(PROLOGUE) : TAIL_STARTS]
     views = [buffer for buffer in rewrite.feed(chunk) if isinstance(buffer, memoryview)]
     assert sum(len(view) for view in views) > 3 * b.PAGE
@@ -171,7 +172,7 @@ def test_the_prologue_is_bounded() -> None:
     most = MAX_PROLOGUE_BYTES // len(b.PING) - len(PROLOGUE)
     assert rewrite.feed(b.PING * most) == []
     assert rewrite.held_bytes == len(b.MAGIC + b.configuration()) + most * len(b.PING)
-    with pytest.raises(LimitExceeded, match=r"OPEN_RETURN_PATH within 65536 bytes expected, found neither$"):
+    with pytest.raises(LimitExceeded, match=r"a first section within 65536 bytes expected, found none$"):
         rewrite.feed(b.PING * len(PROLOGUE))
 
 

@@ -1,0 +1,78 @@
+"""A channel beside the main one, between two connected legs: multifd, postcopy preempt, or a postcopy that recovers.
+
+Its bytes are opaque. Two pumps, one per direction, that wait for nothing but their own legs: a MULTIFD_FLUSH on the
+main channel makes the destination wait for every other channel (``migration/multifd.c: multifd_recv_sync_main``), so a
+channel that waited for another would stop the migration for good.
+
+*Before the commit point* a channel that ends, on either side and in whatever way, ends its migration: a source closes
+its channels only when it is done or has failed. *After it* the channel behaves like a wire: FIN becomes FIN, RST
+becomes RST.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from proxyd.metrics import Direction
+from proxyd.relay.channel import GONE, Leg
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.pump import pump
+
+
+class ChannelRelay:
+    """Carries one channel.
+
+    :param name: what to call it in messages.
+    :param moved: hears of every piece that was delivered: which way, how many bytes.
+    :param lost: hears how the channel has ended, before anything is passed on. Before the commit point it abandons the
+        migration, and with it this channel.
+    """
+
+    def __init__(
+        self,
+        source: Leg,
+        destination: Leg,
+        name: str,
+        moved: Callable[[Direction, int], None],
+        lost: Callable[[Ending], None],
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._name = name
+        self._moved = moved
+        self._lost = lost
+
+    async def run(self) -> None:
+        """Relay until both directions have ended.
+
+        Resource handling: the caller owns both legs; those that broke are reset.
+
+        Error handling: cancelled with its migration.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._carry, Direction.TO_DESTINATION, name=f"{self._name}, source to destination")
+            nursery.start_soon(self._carry, Direction.TO_SOURCE, name=f"{self._name}, destination to source")
+
+    async def _carry(self, direction: Direction) -> None:
+        forth = direction is Direction.TO_DESTINATION
+        giver, taker = (self._source, self._destination) if forth else (self._destination, self._source)
+        try:
+            await pump(giver, taker, lambda size: self._moved(direction, size))
+        except GONE as error:
+            self._tell(forth=forth, how=f"its connection broke: {error.__cause__ or error}")
+            # Which of the two it was does not matter: whoever is left must see an error, not an end.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            giver.abort()
+            taker.abort()
+            return
+        self._tell(forth=forth, how="it was closed")
+        with suppress(*GONE):
+            await taker.send_eof()
+
+    def _tell(self, *, forth: bool, how: str) -> None:
+        outcome = Outcome.SOURCE_GONE if forth else Outcome.DESTINATION_GONE
+        side = "source" if forth else "destination"
+        self._lost(Ending(outcome, f"{self._name} ended on the side of the {side}: {how}"))

@@ -1,0 +1,186 @@
+"""Which connections belong together: one migration is a main channel and any number of others.
+
+QEMU's source connects the main channel first and speaks on it last (``migration/migration.c: migration_thread``): the
+multifd channels connect, say their 64 bytes, and only then does QEVM come. So channels that have spoken wait here for
+their main channel, and nothing is dialled for either until the main channel's prologue was accepted and delivered: a
+destination without a way to peek (QEMU 7.2, TLS) takes the first connection that it accepts for the main one.
+
+Channels are matched to a main channel by where they come from and lead to, by the order of accept, and by the uuid in
+their first packet. Nothing here moves bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final
+
+import trio
+
+from proxyd.relay.commit_guard import CommitGuard
+from proxyd.relay.outcome import Ending, Outcome
+
+# QEMU itself takes up to 255 multifd channels (migration/options.c: multifd-channels is a u8), and one for preempt.
+MAX_CHANNELS: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What the connections of one migration have in common: route, destination, and the source's address or pid."""
+
+    route: str
+    destination: str
+    origin: str
+
+
+class TooManyChannels(Exception):
+    """``str()`` says how many were expected."""
+
+
+class Migration:
+    """A migration whose main channel has spoken.
+
+    :param guard: the main channel's. Those of the other channels follow it over the commit point.
+    :param accepted: the main channel's place in the order of accept.
+    """
+
+    def __init__(self, key: Key, ident: str, guard: CommitGuard, accepted: int) -> None:
+        self.key = key
+        self.id = ident
+        self.accepted = accepted
+        self.uuid: bytes | None = None
+        # The preempt channel has no magic: only a migration that may become postcopy takes unknown connections.
+        self.takes_unknown = False
+        self._guard = guard
+        self._followers: list[CommitGuard] = []
+        self._open = False
+        self._undialled: set[int] = set()  # places in the order of accept
+        self._changed = trio.Event()
+
+    @property
+    def channels(self) -> int:
+        """How many channels it has beside the main one."""
+        return len(self._followers)
+
+    def open(self) -> None:
+        """The destination has the main channel's first bytes: it takes the others from now on."""
+        self._open = True
+        self._change()
+
+    async def wait_turn(self, accepted: int) -> None:
+        """Until the destination takes channels, and those that were accepted before this one were dialled."""
+        while not self._open or min(self._undialled) < accepted:
+            await self._changed.wait()
+
+    def end_turn(self, accepted: int) -> None:
+        """This channel was dialled, or never will be."""
+        self._undialled.discard(accepted)
+        self._change()
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def join(self, guard: CommitGuard, accepted: int) -> None:
+        """Another channel belongs to it, and will be dialled. Raises :class:`TooManyChannels`."""
+        if len(self._followers) >= MAX_CHANNELS:
+            raise TooManyChannels(f"at most {MAX_CHANNELS} channels expected beside the main one, found another")
+        self._followers.append(guard)
+        self._undialled.add(accepted)
+        self._guard.lead(guard)
+
+    def progress(self) -> None:
+        """One of its channels has moved bytes, so it is not idle."""
+        self._guard.progress()
+
+    def channel_lost(self, ending: Ending) -> None:
+        """A channel has ended. Before the commit point that ends the migration: its memory is not whole."""
+        self._guard.abandon(ending)
+
+    def end(self) -> None:
+        """The main channel has ended. Channels that are not past the commit point end with it."""
+        for guard in self._followers:
+            guard.abandon(Ending(Outcome.SOURCE_GONE, "its migration has ended"))
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A channel that has spoken before its main channel."""
+
+    accepted: int
+    uuid: bytes
+    guard: CommitGuard
+    found: trio.Event = field(default_factory=trio.Event)
+    migration: Migration | None = None
+
+
+class Migrations:
+    """Every migration that runs, and the channels that wait for theirs."""
+
+    def __init__(self) -> None:
+        self._order = count()
+        self._running: dict[Key, list[Migration]] = {}
+        self._waiting: dict[Key, list[_Waiting]] = {}
+
+    def next_place(self) -> int:
+        """The place of a connection in the order of accept."""
+        return next(self._order)
+
+    def begin(self, key: Key, ident: str, guard: CommitGuard, accepted: int) -> Migration:
+        """A main channel has spoken. It gets the waiting channels that were accepted after it and share one uuid."""
+        migration = Migration(key, ident, guard, accepted)
+        self._running.setdefault(key, []).append(migration)
+        waiting = self._waiting.get(key, [])
+        later = sorted((one for one in waiting if one.accepted > accepted), key=lambda one: one.accepted)
+        if later:
+            migration.uuid = later[0].uuid
+        for one in later:
+            if one.uuid == migration.uuid and migration.channels < MAX_CHANNELS:
+                waiting.remove(one)
+                migration.join(one.guard, one.accepted)
+                one.migration = migration
+                one.found.set()
+        return migration
+
+    def end(self, migration: Migration) -> None:
+        """Its main channel has ended."""
+        running = self._running[migration.key]
+        running.remove(migration)
+        if not running:
+            del self._running[migration.key]
+        migration.end()
+
+    async def find(self, key: Key, accepted: int, uuid: bytes, guard: CommitGuard) -> Migration:
+        """The migration of a multifd channel; waits until its main channel has spoken.
+
+        Resource handling: a caller that is cancelled waits no more.
+
+        :raises TooManyChannels: it has as many as it may have.
+        """
+        for migration in reversed(self._running.get(key, [])):
+            if migration.accepted < accepted and migration.uuid in {None, uuid}:
+                migration.uuid = uuid
+                migration.join(guard, accepted)
+                return migration
+        one = _Waiting(accepted, uuid, guard)
+        waiting = self._waiting.setdefault(key, [])
+        if len(waiting) >= MAX_CHANNELS:
+            raise TooManyChannels(f"at most {MAX_CHANNELS} channels expected to wait for their main one, found another")
+        waiting.append(one)
+        try:
+            await one.found.wait()
+        finally:
+            if one in waiting:
+                waiting.remove(one)
+            if not waiting:
+                self._waiting.pop(key, None)
+        if one.migration is None:
+            raise AssertionError("a channel is told of its migration before it is woken")
+        return one.migration
+
+    def find_for_unknown(self, key: Key, accepted: int) -> Migration | None:
+        """The migration that takes a connection which says nothing, or nothing that we know."""
+        for migration in reversed(self._running.get(key, [])):
+            if migration.takes_unknown and migration.accepted < accepted:
+                return migration
+        return None
