@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.qemu import certificates, counting
+from tests import certificates
+from tests.qemu import counting
 from tests.qemu.daemon import Daemon, proxyd
 from tests.qemu.huge_pages import huge_pages
 from tests.qemu.machine import Machine, machine
@@ -33,7 +34,7 @@ class Bench:
     @classmethod
     def make(cls, directory: Path) -> "Bench":
         """Build it all in *directory*."""
-        return cls(counting.build("patterns", directory), certificates.make(directory / "pki"))
+        return cls(counting.build("patterns", directory), certificates.make_directory(directory / "pki"))
 
 
 @asynccontextmanager

@@ -40,6 +40,7 @@ class Scene:
         self.advised = advised
         self.rewriters: list[ScriptedRewriter] = []
         self.refuse_after: int | None = None
+        self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
         self._around = Surroundings(self.metrics, journal, lambda _route: self._rewriter(), self._dial)
         self._nursery = nursery
         self._dialled: list[MemoryLeg] = []
@@ -56,7 +57,7 @@ class Scene:
     async def _dial(self, _address: Address, _timeout_s: float) -> MemoryLeg:
         if self.refuse_after is not None and len(self._dialled) >= self.refuse_after:
             raise DestinationUnreachable("nobody is there")
-        destination, leg = leg_pair("destination:2", "proxyd")
+        destination, leg = leg_pair("destination:2", "proxyd", self.capacity)
         self._dialled.append(destination)
         await self._send.send(destination)
         return leg
@@ -144,6 +145,21 @@ async def test_the_main_channel_is_dialled_first_and_the_others_in_order(autojum
     joined = [fields["migration"] for _, text, fields in scene.told.lines if "joins" in text]
     (begins,) = [fields["migration"] for _, text, fields in scene.told.lines if text == "migration begins"]
     assert joined == [begins] * 3
+
+
+async def test_a_destination_that_reads_on_only_once_it_has_all_channels(autojump_clock: MockClock) -> None:
+    """What has come of the main channel by then may be more than its socket holds: a UNIX socket's is small."""
+    async with a_scene() as scene:
+        scene.capacity = 1
+        main = scene.connect("main")
+        channel = scene.connect("0")
+        await channel.say(b.multifd_init(UUID, 0))
+        await wait_all_tasks_blocked()
+        await main.say(b"QEVM/pages")
+        there = await scene.accepted()
+        other = await scene.accepted()
+        assert await other.receive_exactly(64) == b.multifd_init(UUID, 0)
+        assert await there.receive_exactly(10) == b"QEVM/pages"
 
 
 async def test_channels_that_connect_after_the_main_channel_has_spoken(autojump_clock: MockClock) -> None:
