@@ -102,8 +102,8 @@ class RewriteRelay:
     # Source to destination.
 
     async def _forward(self, first: Sequence[Buffer]) -> None:
-        # What it peeks at, first and alone: with that it knows its main channel, and it may read on only once it has all
-        # the others as well. The prologue can bring more than the destination's socket holds.
+        # What it peeks at, first and alone: with that it knows its main channel, and it may read on only once it has
+        # all the others as well. The prologue can bring more than the destination's socket holds.
         head = memoryview(first[0])
         await self._deliver((head[:CLASSIFY_BYTES],))
         self._opened()
