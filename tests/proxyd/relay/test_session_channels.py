@@ -57,7 +57,7 @@ class Scene:
     async def _dial(self, _address: Address, _timeout_s: float) -> MemoryLeg:
         if self.refuse_after is not None and len(self._dialled) >= self.refuse_after:
             raise DestinationUnreachable("nobody is there")
-        destination, leg = leg_pair("destination:2", "proxyd", self.capacity)
+        destination, leg = leg_pair("destination:2", "proxyd", self.capacity, exact=True)
         self._dialled.append(destination)
         await self._send.send(destination)
         return leg
@@ -148,18 +148,19 @@ async def test_the_main_channel_is_dialled_first_and_the_others_in_order(autojum
 
 
 async def test_a_destination_that_reads_on_only_once_it_has_all_channels(autojump_clock: MockClock) -> None:
-    """What has come of the main channel by then may be more than its socket holds: a UNIX socket's is small."""
+    """What has come of a channel by the time it is dialled may be more than the destination's socket holds."""
     async with a_scene() as scene:
-        scene.capacity = 1
+        scene.capacity = 64
         main = scene.connect("main")
-        channel = scene.connect("0")
-        await channel.say(b.multifd_init(UUID, 0))
-        await wait_all_tasks_blocked()
-        await main.say(b"QEVM/pages")
-        there = await scene.accepted()
-        other = await scene.accepted()
-        assert await other.receive_exactly(64) == b.multifd_init(UUID, 0)
-        assert await there.receive_exactly(10) == b"QEVM/pages"
+        for number in range(2):
+            channel = scene.connect(str(number))
+            await channel.say(b.multifd_init(UUID, number) + bytes(1000))
+            await wait_all_tasks_blocked()
+        await main.say(b"QEVM/" + b"pages" * 100)
+        there, *others = [await scene.accepted() for _ in range(3)]
+        for number, other in enumerate(others):
+            assert await other.receive_exactly(1064) == b.multifd_init(UUID, number) + bytes(1000)
+        assert await there.receive_exactly(505) == b"QEVM/" + b"pages" * 100
 
 
 async def test_channels_that_connect_after_the_main_channel_has_spoken(autojump_clock: MockClock) -> None:
