@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from formats.channel import ChannelKind, MultifdInit
+from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
 from proxyd.endpoint import Address, Dialled
 from proxyd.journal import Journal
@@ -308,8 +308,11 @@ class MigrationSession:
         try:
             await migration.wait_turn(self._accepted)
             self._destination = await self._dial()
-            if first:
-                await self._destination.send_buffers((first,))
+            # What tells the destination which channel it is, and then it is the next one's turn: the destination may
+            # read on only once it has them all, and what follows can be more than its socket holds.
+            await self._destination.send_buffers((first[:MULTIFD_INIT_BYTES],))
+            migration.end_turn(self._accepted)
+            await self._destination.send_buffers((first[MULTIFD_INIT_BYTES:],))
         except (DestinationUnreachable, *GONE) as error:
             ending = Ending(Outcome.DESTINATION_UNREACHABLE, f"{name}: {error}")
             migration.channel_lost(ending)
