@@ -23,7 +23,8 @@ Made by `python -m tests.qemu matrix`: do not edit. Each cell is a move of a gue
 with real QEMUs (Debian's 7.2, 10.0 and 11.1, TCG) through proxyd, with a rewrite of its registers without which the
 destination refuses it; "moved" means that the guest went on at the destination without a gap and with every page of its
 RAM as it should be. The same mode without proxyd moves the guest between equal CPUs, and fails at the registers for
-each of these pairs (`tests/qemu/test_matrix.py`). A cell that is `-` is one that the QEMU does not have.
+each of these pairs (`tests/qemu/test_matrix.py`). A cell that is `-` is one that these QEMUs do not
+move by themselves, with equal CPUs.
 
 QEMU 11.1 does not move guests back to 10.0 or 7.2 under TCG, with or without proxyd: it sends parts of the CPU's state
 that those do not know (`cpu/wfxt-timer`, `cpu/fpmr`).
@@ -46,7 +47,7 @@ def main() -> int:
         bench = Bench.make(Path(name))
         for mode in modes:
             for pair in pairs:
-                if {pair.source.name, pair.destination.name} <= set(mode.versions):
+                if mode.is_between(pair.source.name, pair.destination.name):
                     directory = Path(name) / f"{len(results)}"
                     directory.mkdir()
                     results[mode.name, pair.name] = _run(cells.through_proxyd, bench, pair, mode, directory)
