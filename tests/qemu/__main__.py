@@ -24,7 +24,7 @@ with real QEMUs (Debian's 7.2, 10.0 and 11.1, TCG) through proxyd, with a rewrit
 destination refuses it; "moved" means that the guest went on at the destination without a gap and with every page of its
 RAM as it should be. The same mode without proxyd moves the guest between equal CPUs, and fails at the registers for
 each of these pairs (`tests/qemu/test_matrix.py`). A cell that is `-` is one that these QEMUs do not
-move by themselves, with equal CPUs.
+have, or do not move for a reason that has nothing to do with registers.
 
 QEMU 11.1 does not move guests back to 10.0 or 7.2 under TCG, with or without proxyd: it sends parts of the CPU's state
 that those do not know (`cpu/wfxt-timer`, `cpu/fpmr`).

@@ -65,7 +65,6 @@ PAIRS = [
     Pair("10.0-to-11.1", QEMU_10_0, QEMU_11_1, "virt-10.0", *A57_CPUS, UNKNOWN_BY_NAME, "a57-10.0-to-11.1.toml"),
 ]
 
-NO_WAY_BACK = [(QEMU_11_1, QEMU_10_0, "virt-10.0"), (QEMU_11_1, QEMU_7_2, "virt-7.2")]
-"""What QEMU itself does not support under TCG, whatever the list of registers: 11.1 sends the subsection
-``cpu/wfxt-timer`` of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU has that timer, and of
-``max``, the only one that has, 11.1 sends ``cpu/fpmr`` as well. Under KVM there is neither."""
+# There is no pair from 11.1 back to 10.0 or 7.2: QEMU itself does not support that under TCG, whatever the registers.
+# 11.1 sends the subsection cpu/wfxt-timer of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU has
+# that timer, and of "max", the only one that has, 11.1 sends cpu/fpmr as well. Under KVM there is neither.

@@ -36,7 +36,7 @@ REFUSALS = [
         Mode("postcopy-preempt-unproven", ("postcopy-ram", "postcopy-preempt"), versions=OLD), "postcopy-ram off", {}
     ),
     Refusal(Mode("tls-on-a-plain-route", source_leg=TLS), "TLS handshake"),
-    Refusal(Mode("block", ("block",), arguments=DISK, versions=("7.2",)), "iterable section 'block'"),
+    Refusal(Mode("block", ("block",), arguments=DISK, versions=("7.2",)), "block migration"),
     Refusal(Mode("no-configuration", source_arguments=("-global", f"{GLOBAL}configuration=off")), "configuration"),
     Refusal(Mode("no-footers", source_arguments=("-global", f"{GLOBAL}section-footer=off")), "footer", dialled=True),
 ]
