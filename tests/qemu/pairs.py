@@ -66,5 +66,5 @@ PAIRS = [
 ]
 
 # There is no pair from 11.1 back to 10.0 or 7.2: QEMU itself does not support that under TCG, whatever the registers.
-# 11.1 sends the subsection cpu/wfxt-timer of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU has
-# that timer, and of "max", the only one that has, 11.1 sends cpu/fpmr as well. Under KVM there is neither.
+# 11.1 sends the subsection cpu/wfxt-timer of every CPU. 7.2 does not know it; 10.0 ends in an assertion unless the CPU
+# has that timer, and of "max", the only one that has, 11.1 sends cpu/fpmr as well. Under KVM there is neither.
