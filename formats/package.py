@@ -1,10 +1,10 @@
 """The postcopy package: the device state of a guest that is about to run at the destination, without its memory.
 
     08 0007 0004 be32 L                          QEMU_VM_COMMAND, MIG_CMD_PACKAGED
-    L bytes := LISTEN  FULL...  PING 3  [PING 0x42]  RUN
+    L bytes := LISTEN  FULL...  [PING 3]  [PING 0x42]  RUN
 
-(``migration/migration.c: postcopy_start``; the ping 0x42 is QEMU_VM_PING_PACKAGED_LOADED, since QEMU 10.2.) There is
-neither EOF nor vmdesc in it.
+(``migration/migration.c: postcopy_start``; the ping 0x42 is QEMU_VM_PING_PACKAGED_LOADED, since QEMU 10.2; there is no
+ping 3 where only dirty bitmaps are still to come.) There is neither EOF nor vmdesc in it.
 
 Theory of operation
 -------------------
@@ -39,8 +39,8 @@ _PING_3: Final = bytes.fromhex("080002000400000003")
 _PING_LOADED: Final = bytes.fromhex("080002000400000042")
 _RUN: Final = bytes.fromhex("0800050000")
 
-# Longest first: one ends as the other does.
-_ENDS: Final = (_PING_3 + _PING_LOADED + _RUN, _PING_3 + _RUN)
+# Longest first: one ends as the other does. What comes before one is a footer, which is no ping.
+_ENDS: Final = (_PING_3 + _PING_LOADED + _RUN, _PING_LOADED + _RUN, _PING_3 + _RUN, _RUN)
 
 PACKAGED_HEADER: Final = struct.Struct(">BHHI")
 
@@ -81,7 +81,7 @@ def source_waits(package: bytes | memoryview) -> bool:
 
     So do QEMU 10.2 and later, with a return path. An older source has given its guest up when it sends a package.
     """
-    return bytes(package[-len(_ENDS[0]) :]) == _ENDS[0]
+    return bytes(package).endswith(_PING_LOADED + _RUN)
 
 
 def cut_package(package: bytes | memoryview, offset: int, max_sections: int) -> tuple[PackagedSection, ...]:
@@ -97,7 +97,7 @@ def cut_package(package: bytes | memoryview, offset: int, max_sections: int) -> 
     ending = next((ending for ending in _ENDS if data.endswith(ending)), None)
     if ending is None:
         found = data[-len(_RUN) :].hex()
-        raise SchemaMismatch(f"package: PING 3 and RUN expected at its end, found {found}", offset + len(data))
+        raise SchemaMismatch(f"package: {_RUN.hex()} (RUN) expected at its end, found {found}", offset + len(data))
     return _Reader(data, len(data) - len(ending), offset).read(max_sections)
 
 

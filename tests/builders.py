@@ -172,10 +172,12 @@ def tail(devices: Sequence[Device], first_id: int = 3, page_size: int = PAGE) ->
     return sections + b"\x00" + vmdesc(devices, page_size)
 
 
-def package(devices: Sequence[Device], first_id: int = 3, *, loaded_ping: bool = True) -> bytes:
-    """The content of a postcopy package: LISTEN, the devices, PING 3, since QEMU 10.2 PING 0x42, RUN."""
+def package(
+    devices: Sequence[Device], first_id: int = 3, *, loaded_ping: bool = True, memory_follows: bool = True
+) -> bytes:
+    """The content of a postcopy package: LISTEN, the devices, PING 3 if memory follows, since 10.2 PING 0x42, RUN."""
     sections = b"".join(device.wire(first_id + i) for i, device in enumerate(devices))
-    pings = (3, 0x42) if loaded_ping else (3,)
+    pings = (3,) * memory_follows + (0x42,) * loaded_ping
     return (
         b"\x08\x00\x04\x00\x00"
         + sections

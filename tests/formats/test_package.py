@@ -18,9 +18,10 @@ MANY = 4096
 DEVICES = b.devices(2)
 
 
+@pytest.mark.parametrize("memory_follows", [True, False])
 @pytest.mark.parametrize("loaded_ping", [True, False])
-def test_the_sections_of_a_package(loaded_ping: bool) -> None:
-    wire = b.package(DEVICES, loaded_ping=loaded_ping)
+def test_the_sections_of_a_package(loaded_ping: bool, memory_follows: bool) -> None:
+    wire = b.package(DEVICES, loaded_ping=loaded_ping, memory_follows=memory_follows)
     sections = cut_package(wire, 0, MANY)
     assert [section.name for section in sections] == [
         "arm_gicv3/0", "cpu_common/0", "cpu/0", "cpu_common/1", "cpu/1", "slirp/0",
