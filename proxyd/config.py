@@ -82,8 +82,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_time_s: Seconds = 10.0
     # How long a drain lets migrations go on that have not reached their commit point. Past it there is no limit.
     drain_time_s: Seconds = 300.0
-    # Concurrent sessions of all routes. One host receives a handful at once; more is a storm or an attack.
-    connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    # Concurrent connections of all routes; a migration with multifd has one for each channel. One host receives a
+    # handful of migrations at once; more is a storm or an attack. Each connection can take six file descriptors.
+    connections: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 1024
     # Held until the vmdesc proves it. A typical arm64 guest has 0.2 to 5 MB, virtio-gpu can have tens.
     device_state_bytes: Count = MAX_DEVICE_STATE_BYTES
     # Sections of device state. The largest guests have a few hundred devices.

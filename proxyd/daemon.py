@@ -29,11 +29,12 @@ import trio
 from proxyd import config_file as configuration
 from proxyd import journal as logs
 from proxyd.config import ConfigError
-from proxyd.endpoint import Address
+from proxyd.endpoint import Address, ListenEndpoint
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics, MetricsServer
 from proxyd.relay.intake import RewriterFactory, rewriter_for
-from proxyd.relay.listener import RoutePort, Sessions, open_port
+from proxyd.relay.listener import RoutePort, Sessions
+from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import Surroundings
 from proxyd.rewrite.rewriter import Phase
@@ -55,7 +56,7 @@ class CannotListen(Exception):
 class Listening:
     """Where a running daemon can be reached; with port 0 in the configuration, the kernel chose."""
 
-    routes: dict[str, Address]
+    routes: dict[str, ListenEndpoint]
     metrics: Address
 
 
@@ -90,7 +91,11 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
 
 
 async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None) -> None:
-    daemon = Daemon(snapshot, ServiceNotifier.from_environment(os.environ))
+    daemon = Daemon(
+        snapshot,
+        ServiceNotifier.from_environment(os.environ),
+        inherited=InheritedSockets.from_environment(os.environ, os.getpid()),
+    )
     await daemon.open()
     async with trio.open_nursery() as nursery:
         if threading.current_thread() is threading.main_thread():
@@ -123,7 +128,9 @@ class Daemon:
         notifier: ServiceNotifier,
         journal: Journal | None = None,
         make_rewriter: RewriterFactory = rewriter_for,
+        inherited: InheritedSockets | None = None,
     ) -> None:
+        self._inherited = inherited or InheritedSockets({})
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.sessions = Sessions(snapshot.config.limits.connections)
@@ -229,13 +236,12 @@ class Daemon:
     async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
         ports: dict[str, RoutePort] = {}
         for route in routes:
-            assert isinstance(route.listen, Address)  # noqa: S101 - the snapshot takes no other yet
             try:
-                listener = await open_port(route.listen)
+                listeners = await listen_on(route.listen, self._inherited)
             except OSError as error:
                 _close(ports)
                 raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
-            ports[_key(route)] = RoutePort(route, listener, self.sessions, self._around)
+            ports[_key(route)] = RoutePort(route, listeners, self.sessions, self._around)
         return ports
 
     def _in_force(self) -> None:

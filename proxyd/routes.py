@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-from proxyd.config import IPNetwork, TlsConfig
+from proxyd.config import IPNetwork
 from proxyd.endpoint import DestinationEndpoint, ListenEndpoint
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
+from proxyd.tls import ClientTls, ServerTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,15 @@ class Route:
     times: SessionTimes
     rehearsal: RehearsalService | None = None
     host_file: str | None = None
-    tls: TlsConfig | None = None
+    source_tls: ServerTls | None = None
+    destination_tls: ClientTls | None = None
 
-    def admits(self, host: str) -> bool:
-        """Whether a source with this IP address may connect. Without networks, every source may."""
-        if not self.networks:
+    def admits(self, host: str | None) -> bool:
+        """Whether a source with this IP address may connect. Without networks, every source may.
+
+        Who comes through a UNIX socket has no address: the socket's mode and directory say who may.
+        """
+        if not self.networks or host is None:
             return True
         address = ipaddress.ip_address(host.partition("%")[0])
         if address.version == 6 and address.ipv4_mapped is not None:

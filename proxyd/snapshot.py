@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
-from proxyd.config import Config, ConfigError, RouteConfig
-from proxyd.endpoint import Address
+from proxyd.config import Config, ConfigError, RouteConfig, TlsConfig
 from proxyd.rewrite.host import HostDescription, HostError
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile, ProfileError
 from proxyd.routes import RehearsalService, Route, SessionTimes
+from proxyd.tls import TlsError, client_tls, server_tls
 
 T = TypeVar("T")
 
@@ -57,7 +58,6 @@ def remarks(snapshot: Snapshot) -> tuple[str, ...]:
 
 def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
     route = config.route[n]
-    _supported(config, n, route)
     limits = config.limits
     return Route(
         name=route.name,
@@ -86,17 +86,20 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
         ),
         rehearsal=RehearsalService(config.rehearsal.socket, config.rehearsal.answer_time_s) if route.rehearse else None,
         host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
+        source_tls=_tls(config, n, "source", server_tls),
+        destination_tls=_tls(config, n, "destination", client_tls),
     )
 
 
-def _supported(config: Config, n: int, route: RouteConfig) -> None:
-    """What can be said already and is not done by this version."""
-    for key, found in (("listen", route.listen_endpoint), ("destination", route.destination_endpoint)):
-        if not isinstance(found, Address):
-            message = f"not supported by this version; expected host:port, found {str(found)!r}"
-            raise ConfigError(str(config.path), f"route[{n}].{key}", message)
-    if route.tls is not None:
-        raise ConfigError(str(config.path), f"route[{n}].tls", "TLS is not supported by this version")
+def _tls(config: Config, n: int, side: str, build: Callable[[TlsConfig, Path], T]) -> T | None:
+    tls = config.route[n].tls
+    directory = None if tls is None else getattr(tls, side)
+    if tls is None or directory is None:
+        return None
+    try:
+        return build(tls, config.relative(directory))
+    except TlsError as error:
+        raise ConfigError(str(config.path), f"route[{n}].tls.{side}", str(error)) from error
 
 
 def _destination(config: Config, n: int, route: RouteConfig) -> Destination | None:

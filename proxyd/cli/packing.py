@@ -203,6 +203,7 @@ class _Packing:
                 view = view[pipe.write(view) :]
         except BrokenPipeError:
             self._end()
+            raise UnreachableError(f"{self._running.name} ended before it had been given everything") from None
         return len(data)
 
     def close(self) -> None:

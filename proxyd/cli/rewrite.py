@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
 def _policy(arguments: argparse.Namespace) -> RewritePolicy:
     from proxyd.cli.subject import load_destination, register_ids
     from proxyd.rewrite.knowledge import Knowledge
-    from proxyd.rewrite.policy import ReturnPathPolicy, RewritePolicy
+    from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy, RewritePolicy
 
     return RewritePolicy(
         destination=load_destination(arguments.destination, arguments.profile),
@@ -74,4 +74,6 @@ def _policy(arguments: argparse.Namespace) -> RewritePolicy:
         allow=register_ids(arguments.allow),
         # A file has nobody who would wait for an answer.
         return_path=ReturnPathPolicy.OPTIONAL,
+        # Its source had the capability and could not use it; and a refusal here takes no guest from anybody.
+        postcopy=PostcopyPolicy.SOURCES_10_2,
     )

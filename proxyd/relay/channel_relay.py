@@ -70,7 +70,7 @@ class ChannelRelay:
             return
         self._tell(forth=forth, how="it was closed")
         with suppress(*GONE):
-            await taker.send_eof()
+            await taker.send_eof(clean=giver.ended_cleanly)
 
     def _tell(self, *, forth: bool, how: str) -> None:
         outcome = Outcome.SOURCE_GONE if forth else Outcome.DESTINATION_GONE

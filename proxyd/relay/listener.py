@@ -1,24 +1,23 @@
-"""Where connections come in: one listening socket per route, and the book of the sessions that it began.
+"""Where connections come in: the listening sockets of a route, and the book of the sessions that they began.
 
-Decides only who may come in (``source_networks``, ``limits.connections``). What a connection is, its session finds out.
+Decides only who may come in (``source_networks``, ``limits.connections``, the TLS handshake). What a connection is,
+its session finds out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import trio
 
-from proxyd.endpoint import Address
 from proxyd.relay.channel import Leg, SocketLeg
+from proxyd.relay.destination import NoDestination, destination_of
+from proxyd.relay.listening import Listeners
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings
-from proxyd.relay.transport import bound_receive_queue
+from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
 from proxyd.routes import Route
-
-# A source connects once per migration; a burst of this many within one turn of the event loop is no migration.
-BACKLOG: Final = 128
+from proxyd.tls import ServerTls
 
 
 class Sessions:
@@ -29,6 +28,7 @@ class Sessions:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.arriving = 0  # connections that shake hands
         self._running: set[MigrationSession] = set()
         self._nobody = trio.Event()
         self._nobody.set()
@@ -42,7 +42,7 @@ class Sessions:
     @property
     def is_full(self) -> bool:
         """Whether the next connection is one too many."""
-        return len(self._running) >= self.limit
+        return len(self._running) + self.arriving >= self.limit
 
     async def run(self, session: MigrationSession) -> Ending:
         """Run a session, and know of it while it runs."""
@@ -66,13 +66,12 @@ class Sessions:
 
 
 class RoutePort:
-    """One listening socket. ``route`` is for the connections that come next; a reload replaces it."""
+    """What one route listens on. ``route`` is for the connections that come next; a reload replaces it."""
 
-    def __init__(self, route: Route, listener: trio.SocketListener, sessions: Sessions, around: Surroundings) -> None:
+    def __init__(self, route: Route, listeners: Listeners, sessions: Sessions, around: Surroundings) -> None:
         self.route = route
-        host, port = listener.socket.getsockname()[:2]
-        self.address = Address(host, port)
-        self._listener = listener
+        self.address = listeners.endpoint
+        self._listeners = listeners
         self._sessions = sessions
         self._around = around
         self._scope = trio.CancelScope()
@@ -80,20 +79,20 @@ class RoutePort:
     async def serve(self, sessions_nursery: trio.Nursery) -> None:
         """Accept until :meth:`close`.
 
-        Resource handling: closes the listening socket on the way out. Sessions live in ``sessions_nursery``, so they
+        Resource handling: closes the listening sockets on the way out. Sessions live in ``sessions_nursery``, so they
         outlive their listener.
 
         Error handling: running out of file descriptors is waited out (trio.serve_listeners does); anything else
         ends the daemon.
         """
         with self._scope:
-            await trio.serve_listeners(self._accept, [self._listener], handler_nursery=sessions_nursery)
+            await trio.serve_listeners(self._accept, self._listeners.listeners, handler_nursery=sessions_nursery)
 
     def close(self) -> None:
         """Take no more connections: the kernel answers with RST from now on, and a source's guest stays where it is."""
         # The cancellation comes first, so that the task does not see its socket closed.
         self._scope.cancel()
-        self._listener.socket.close()
+        self._listeners.close()
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         try:
@@ -103,41 +102,51 @@ class RoutePort:
             self._around.metrics.count_migration(self.route.name, Outcome.NOT_MIGRATION.value)
             self._around.journal.debug(f"a connection broke while it was accepted: {error}", route=self.route.name)
             return
-        await self.take(leg, leg.getpeername()[0])
+        await self.take(leg)
 
-    async def take(self, leg: Leg, host: str) -> None:
-        """Begin a session for a connection from ``host``, unless it may not come in."""
+    async def take(self, leg: SocketLeg) -> None:
+        """Begin a session for a connection, unless it may not come in."""
         route = self.route
-        refusal = self._refusal(route, host)
+        # Before any handshake: they do not end in the order in which they began.
+        accepted = self._around.migrations.next_place()
+        refusal = self._refusal(route, leg.host)
+        if refusal is None:
+            try:
+                towards = destination_of(route, leg)
+                secured = leg if route.source_tls is None else await self._shake_hands(leg, route, route.source_tls)
+            except NoDestination as error:
+                refusal = Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+            except HandshakeFailed as error:
+                refusal = Ending(Outcome.NOT_MIGRATION if error.silent else Outcome.TLS_FAILED, str(error))
         if refusal is not None:
             leg.abort()
-            self._around.metrics.count_migration(route.name, refusal.outcome.value)
-            self._around.journal.warning(
-                f"{refusal.outcome.value}: {refusal.reason}",
-                outcome=refusal.outcome.value,
-                route=route.name,
-                source=leg.peer,
-            )
+            self._turned_away(route, leg.peer, refusal)
             return
-        session = MigrationSession(leg, route, self._around)
-        await self._sessions.run(session)
+        await self._sessions.run(MigrationSession(secured, route, self._around, towards, accepted))
 
-    def _refusal(self, route: Route, host: str) -> Ending | None:
+    async def _shake_hands(self, leg: SocketLeg, route: Route, tls: ServerTls) -> Leg:
+        """Raises :class:`HandshakeFailed`."""
+        self._sessions.arriving += 1
+        try:
+            with trio.move_on_after(route.times.header_s):
+                secured, identity = await accept_tls(leg, tls)
+                self._around.journal.debug("TLS", route=route.name, source=leg.peer, identity=identity)
+                return secured
+        finally:
+            self._sessions.arriving -= 1
+        raise HandshakeFailed(f"no TLS handshake within {route.times.header_s:g} s (limits.header_time_s)")
+
+    def _turned_away(self, route: Route, peer: str, ending: Ending) -> None:
+        self._around.metrics.count_migration(route.name, ending.outcome.value)
+        tell = self._around.journal.debug if ending.outcome is Outcome.NOT_MIGRATION else self._around.journal.warning
+        tell(f"{ending.outcome.value}: {ending.reason}", outcome=ending.outcome.value, route=route.name, source=peer)
+
+    def _refusal(self, route: Route, host: str | None) -> Ending | None:
         if not route.admits(host):
             accepted = ", ".join(map(str, route.networks))
             reason = f"expected a source in {accepted} (source_networks), found {host}"
             return Ending(Outcome.SOURCE_NOT_ALLOWED, reason)
         if self._sessions.is_full:
-            reason = f"{len(self._sessions)} sessions are running, as many as limits.connections accepts"
+            reason = f"{len(self._sessions)} connections are served, as many as limits.connections accepts"
             return Ending(Outcome.TOO_MANY_CONNECTIONS, reason)
         return None
-
-
-async def open_port(address: Address) -> trio.SocketListener:
-    """Bind and listen on one IP address.
-
-    :raises OSError: it is taken, or not this machine's.
-    """
-    (listener,) = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
-    bound_receive_queue(listener.socket)
-    return listener

@@ -17,6 +17,7 @@ class Outcome(StrEnum):
     LIMIT = "limit"  # a limit of the configuration
     NOT_MIGRATION = "not_migration"  # a port probe, or some other protocol
     SOURCE_NOT_ALLOWED = "source_not_allowed"  # not in source_networks
+    TLS_FAILED = "tls_failed"  # no handshake on a leg that is TLS, or with somebody who may not migrate
     TOO_MANY_CONNECTIONS = "too_many_connections"  # limits.connections
     SOURCE_GONE = "source_gone"  # the source closed or died before the commit point
     DESTINATION_UNREACHABLE = "destination_unreachable"  # nobody accepted the connection

@@ -1,8 +1,9 @@
 """One direction of a channel whose bytes mean nothing to proxyd: from one leg to the other, until the end.
 
 Between two plain sockets the bytes stay in the kernel: ``splice(2)`` from one socket into a pipe and from the pipe into
-the other, at about half of the CPU that a copy through Python's memory takes, and with no memory of the process. Legs
-that have to be decrypted or encrypted are copied.
+the other. It takes about the CPU of a copy in large blocks (``docs/decisions/0010-transport.md``), but none of the
+process's memory: a copy that is as cheap wants megabytes for each of up to 255 channels. Legs that have to be decrypted
+or encrypted are copied.
 
 The main channel is not pumped, even where nothing in it is rewritten: its bytes are looked at, and for that they have
 to be here (``docs/decisions/0010-transport.md``).

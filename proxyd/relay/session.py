@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from formats.channel import ChannelKind, MultifdInit
 from formats.errors import FormatError
-from proxyd.endpoint import Address
+from proxyd.endpoint import Address, Dialled
 from proxyd.journal import Journal
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
+from proxyd.relay.destination import fixed_destination
 from proxyd.relay.greeting import Greeting
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
@@ -32,11 +34,15 @@ from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
+from proxyd.relay.tls_leg import HandshakeFailed, connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
+from proxyd.tls import ClientTls
 
-Dialler = Callable[[Address, float], Awaitable[Leg]]
+Dialler = Callable[[Dialled, float], Awaitable[Leg]]
+
+Securer = Callable[[Any, ClientTls, str], Awaitable[Leg]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +54,25 @@ class Surroundings:
     make_rewriter: RewriterFactory = rewriter_for
     dialler: Dialler = dial
     make_rehearser: RehearserFactory = ServiceRehearser
+    secure: Securer = connect_tls
     migrations: Migrations = field(default_factory=Migrations)
 
 
 class MigrationSession:
-    """One connection. :meth:`run` it once; :meth:`abandon` it from anywhere."""
+    """One connection. :meth:`run` it once; :meth:`abandon` it from anywhere.
 
-    def __init__(self, source: Leg, route: Route, around: Surroundings) -> None:
+    :param towards: where it leads, for a route whose connections do not all lead to the same place.
+    :param accepted: its place in the order of accept, for a connection that had to shake hands first.
+    """
+
+    def __init__(
+        self,
+        source: Leg,
+        route: Route,
+        around: Surroundings,
+        towards: Dialled | None = None,
+        accepted: int | None = None,
+    ) -> None:
         self.route = route
         self.record = SessionRecord(route.name, source.peer, around.metrics, around.journal, route.host_file)
         self._source = source
@@ -62,8 +80,9 @@ class MigrationSession:
         self._dialler = around.dialler
         self._around = around
         self._greeting = Greeting(source, self._is_expected)
-        self._key = Key(route.name, str(route.destination), source.origin)
-        self._accepted = around.migrations.next_place()
+        self._towards = towards or fixed_destination(route)
+        self._key = Key(route.name, str(self._towards), source.origin)
+        self._accepted = around.migrations.next_place() if accepted is None else accepted
         self._migration: Migration | None = None
         self._intake: Intake | None = None  # of the main channel only
         self._guard = CommitGuard()
@@ -153,10 +172,21 @@ class MigrationSession:
         return await relay.run(buffers)
 
     async def _dial(self) -> Leg:
+        """Connect to the destination, and shake hands where that leg is TLS. Raises :class:`DestinationUnreachable`."""
         self._guard.allow_any_time()  # the dialler has its limit for each address
-        destination = self.route.destination
-        assert isinstance(destination, Address)  # noqa: S101 - the snapshot takes no other yet
-        return await self._dialler(destination, self.route.times.connect_s)
+        leg = await self._dialler(self._towards, self.route.times.connect_s)
+        tls = self.route.destination_tls
+        if tls is None:
+            return leg
+        host = self._towards.host if isinstance(self._towards, Address) else ""
+        try:
+            with trio.fail_after(self.route.times.connect_s):
+                return await self._around.secure(leg, tls, host)
+        except HandshakeFailed as error:
+            raise DestinationUnreachable(f"destination {self._towards}: {error}") from error
+        except trio.TooSlowError:
+            limit = f"no TLS handshake in {self.route.times.connect_s:g} s (limits.connect_time_s)"
+            raise DestinationUnreachable(f"destination {self._towards}: {limit}") from None
 
     async def _open_rehearser(self, service: RehearsalService) -> Ending | None:
         """Before the destination hears of the migration: can it be rehearsed, and is what we know of the host true?"""

@@ -1,4 +1,4 @@
-"""One TCP leg of a migration: a stream with large receives, bounded queues and a reset.
+"""One plain leg of a migration: a stream with large receives, bounded queues and a reset.
 
 What it is: a :class:`trio.abc.HalfCloseableStream` over a non-blocking socket, tuned for bulk.
 :class:`trio.SocketStream` moves the same bytes, but with 64 KiB receives and 16 KiB of unsent data, at several times
@@ -48,11 +48,12 @@ _BUFFERS_PER_SEND: Final = 512
 
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
-_LINGER_NOT: Final = struct.pack("ii", 1, 0)
+# SO_LINGER with no time: close() throws away what was not delivered, and sends RST.
+LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 
 class BulkStream(trio.abc.HalfCloseableStream):
-    """A connected TCP socket as a trio stream. Takes over ``sock``, which must not be used elsewhere afterwards.
+    """A connected TCP or UNIX socket as a trio stream. Takes over ``sock``, which must not be used elsewhere.
 
     A send that is cancelled or broken leaves an unknown part of its data sent: the stream is then good for
     :meth:`abort` only. Errors are trio's: :class:`trio.BrokenResourceError` with the :class:`OSError` as its cause,
@@ -66,8 +67,10 @@ class BulkStream(trio.abc.HalfCloseableStream):
         self._sending = False
         self._receiving = False
         self._eof_sent = False
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self.is_tcp = sock.family != socket.AF_UNIX
+        if self.is_tcp:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         if receive_queue_bytes is not None:
             bound_receive_queue(sock, receive_queue_bytes)
 
@@ -82,14 +85,24 @@ class BulkStream(trio.abc.HalfCloseableStream):
             raise
 
     def getpeername(self) -> tuple[str, int]:
-        """Address and port of the other side. Raises :class:`OSError` if the connection is gone already."""
+        """TCP address and port of the other side. Raises :class:`OSError` if the connection is gone already."""
         address, port = self._socket.getpeername()[:2]
         return str(address), int(port)
 
     def getsockname(self) -> tuple[str, int]:
-        """Address and port of this side."""
+        """TCP address and port of this side."""
         address, port = self._socket.getsockname()[:2]
         return str(address), int(port)
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """An option of the socket, ``size`` bytes of it. Raises :class:`OSError`."""
+        return self._socket.getsockopt(level, option, size)
+
+    def detach(self) -> socket.socket:
+        """Give the socket away; this stream is closed afterwards."""
+        taken = socket.socket(fileno=self._socket.detach())
+        taken.setblocking(False)
+        return taken
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """What is there, at least one byte and at most ``max_bytes``; ``b""`` once the peer has sent its FIN."""
@@ -224,7 +237,7 @@ class BulkStream(trio.abc.HalfCloseableStream):
     def abort(self) -> None:
         """Reset the connection: the peer gets an RST, and nothing that is still queued here. Does nothing if closed."""
         if self._socket.fileno() >= 0:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self._close()
 
     def _close(self) -> None:

@@ -9,14 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench import machine, memory, page, relay, tail, walk
+from tests.bench import machine, memory, page, relay, tail, tls, walk
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure what proxyd costs.")
-    parser.add_argument("what", choices=["walk", "relay", "memory", "tail", "all"])
+    parser.add_argument("what", choices=["walk", "relay", "tls", "memory", "tail", "all"])
     parser.add_argument("--json", action="store_true", help="the figures as JSON, one object")
     parser.add_argument("--rounds", type=int, default=7, help="how often each figure is taken (default: %(default)s)")
     parser.add_argument("--gigabytes", type=float, default=2.0, help="size of a relayed stream (default: %(default)s)")
@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     measures = {
         "walk": lambda: walk.run(given.rounds),
         "relay": lambda: relay.run(given.rounds, round(given.gigabytes * 1e9)),
+        "tls": lambda: tls.run(given.rounds, round(given.gigabytes * 1e9)),
         "memory": lambda: memory.run(4_000_000_000),
         "tail": lambda: tail.run(given.rounds),
     }

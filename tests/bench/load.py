@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import select
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterator
@@ -135,21 +136,30 @@ class Peer:
 
 
 @contextmanager
-def destination(listener: socket.socket, expected: int | None, rate: float | None = None) -> Iterator[Peer]:
+def destination(
+    listener: socket.socket, expected: int | None, rate: float | None = None, pki: str | None = None
+) -> Iterator[Peer]:
     """Take ``expected`` bytes (None: until told), as fast as they come or at ``rate`` bytes a second.
 
-    Its result is an :class:`Arrival`; told to, it then says SHUT(0) and closes.
+    Its result is an :class:`Arrival`; told to, it then says SHUT(0) and closes. With ``pki``, a directory of
+    certificates, it talks TLS.
     """
-    peer = Peer(_destination, listener, expected, rate)
+    peer = Peer(_destination, listener, expected, rate, pki)
     try:
         yield peer
     finally:
         peer.end()
 
 
-def _destination(pipe: Connection, listener: socket.socket, expected: int | None, rate: float | None) -> None:
+def _destination(
+    pipe: Connection, listener: socket.socket, expected: int | None, rate: float | None, pki: str | None
+) -> None:
     connection, _ = listener.accept()
     listener.close()
+    if pki is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(f"{pki}/server-cert.pem", f"{pki}/server-key.pem")
+        connection = context.wrap_socket(connection, server_side=True)
     buffer = bytearray(1 << 20 if rate is None else 1 << 18)
     received = connection.recv_into(buffer)
     first = last = time.monotonic()
@@ -170,20 +180,20 @@ def _destination(pipe: Connection, listener: socket.socket, expected: int | None
 
 
 @contextmanager
-def source(port: int, stream: Stream, held_back: int = 0) -> Iterator[Peer]:
+def source(port: int, stream: Stream, held_back: int = 0, pki: str | None = None) -> Iterator[Peer]:
     """Send a stream; its results are when the last part of it went out, then what came back.
 
     With ``held_back``, that many bytes of the tail wait until it is told to go on.
     """
-    peer = Peer(_source, port, stream, held_back)
+    peer = Peer(_source, port, stream, held_back, pki)
     try:
         yield peer
     finally:
         peer.end()
 
 
-def _source(pipe: Connection, port: int, stream: Stream, held_back: int) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
+def _source(pipe: Connection, port: int, stream: Stream, held_back: int, pki: str | None) -> None:
+    with _connection(port, pki) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         *before, tail = stream
         for buffer in before:
@@ -199,6 +209,16 @@ def _source(pipe: Connection, port: int, stream: Stream, held_back: int) -> None
         while chunk := connection.recv(4096):
             answer += chunk
         pipe.send(answer)
+
+
+def _connection(port: int, pki: str | None) -> socket.socket:
+    plain = socket.create_connection(("127.0.0.1", port))
+    if pki is None:
+        return plain
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(f"{pki}/ca-cert.pem")
+    context.load_cert_chain(f"{pki}/client-cert.pem", f"{pki}/client-key.pem")
+    return context.wrap_socket(plain, server_hostname="localhost")
 
 
 def loopback_listener() -> socket.socket:

@@ -47,7 +47,7 @@ def text(results: dict[str, Any]) -> str:
         f"haproxy {machine['haproxy']}, socat {machine['socat']}.\n"
     )
     parts = [measured_on]
-    for name, table in (("walk", _walk), ("relay", _relay), ("memory", _memory), ("tail", _tail)):
+    for name, table in (("walk", _walk), ("relay", _relay), ("tls", _tls), ("memory", _memory), ("tail", _tail)):
         if name in results:
             parts.append(table(results[name], results))
     return "\n".join(parts)
@@ -86,6 +86,19 @@ def _relay(figures: dict[str, Any], results: dict[str, Any]) -> str:
         f"A stream of {results['gigabytes']:g} GB, {results['rounds']} rounds, medians. Wanted: throughput not below "
         "socat's, CPU per GB at most 1.3 times haproxy's.\n\n"
     ) + _table(("", "GB/s", "to socat's", "CPU s per GB", f"to haproxy's ({YARDSTICK.partition(', ')[2]})"), *rows)
+
+
+def _tls(figures: dict[str, Any], results: dict[str, Any]) -> str:
+    rows = [
+        (legs, name, f"{f['gb_per_s']:.2f}", f"{f['cpu_s_per_gb']:.2f}", f"{f['cpu_to_haproxy']:.2f}")
+        for legs, proxies in figures.items()
+        for name, f in proxies.items()
+    ]
+    return (
+        "## TLS\n\n"
+        f"A stream of {results['gigabytes']:g} GB, {results['rounds']} rounds, medians; TLS 1.3, AES-256-GCM "
+        "([decision 41](decisions/0041-tls.md)).\n\n"
+    ) + _table(("legs", "", "GB/s", "CPU s per GB", "to haproxy's"), *rows)
 
 
 def _memory(f: dict[str, Any], _: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from formats.parser import StreamParser
 from tests.bench import __main__ as bench
-from tests.bench import load, machine, memory, page, proxies, relay, tail, walk
+from tests.bench import load, machine, memory, page, proxies, relay, tail, tls, walk
 from tests.bench.recorded_tail import device_part
 
 MIB = 1 << 20
@@ -40,6 +40,14 @@ def test_a_stream_is_relayed_and_answered() -> None:
     assert cpu > 0
 
 
+def test_tls_is_relayed_and_answered() -> None:
+    figures = tls.run(1, 16 * MIB)
+    assert list(figures) == list(tls.LEGS)
+    for proxies_of_legs in figures.values():
+        assert proxies_of_legs["haproxy"]["cpu_to_haproxy"] == 1
+        assert proxies_of_legs["proxyd"]["cpu_s_per_gb"] > 0
+
+
 def test_resident_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SLOW_BYTES", 20_000_000)
     figures = memory.run(200_000_000)
@@ -63,6 +71,7 @@ def test_the_page_shows_every_figure() -> None:
         "machine": machine.description(),
         "rounds": 7,
         "gigabytes": 2.0,
+        "tls": {"TLS to TLS": {"proxyd": {"gb_per_s": 0.5, "cpu_s_per_gb": 1.16, "cpu_to_haproxy": 1.17}}},
         "walk": {"full pages": {"guest_gb_per_s": 35.0, "ns_per_page": 116.0}},
         "relay": {"no proxy": speeds | {"cpu_s_per_gb": 0.0}, "proxyd": speeds},
         "memory": {

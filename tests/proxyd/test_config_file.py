@@ -133,7 +133,7 @@ def test_everything_can_be_said() -> None:
         ("[log]\nlevel = 1" + ROUTE, "log.level: expected str, got int"),
         ("[limits]\nsections = 'x'" + ROUTE, "limits.sections: expected int, got str"),
         ("[limits]\nsections = 0" + ROUTE, "limits.sections: expected int >= 1"),
-        ("[limits]\nconnections = 5000" + ROUTE, "limits.connections: expected int <= 4096"),
+        ("[limits]\nconnections = 5000" + ROUTE, "limits.connections: expected int <= 2048"),
         ("[limits]\nidle_time_s = 0" + ROUTE, "limits.idle_time_s: expected float > 0.0"),
         ("[[route]]\nname = 'a'", "route[0]: object missing required field listen"),
         (ROUTE + "allow = 1", "route[0].allow: expected array, got int"),

@@ -127,3 +127,14 @@ def test_an_error_that_names_another_file_or_none_is_left_as_it_is(tmp_path: Pat
         with pytest.raises(OSError, match=r"error|fire") as caught, open_output(str(tmp_path / "out"), PIPE):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize("source", [PIPE, FileDetails(1, 0o600, (0, 0))])
+def test_only_the_input_itself_is_replaced_in_place(tmp_path: Path, source: FileDetails) -> None:
+    (tmp_path / "other").write_bytes(b"before")
+    with (
+        pytest.raises(UsageError, match="a regular file expected, to replace it in place"),
+        open_output(str(tmp_path / "other"), source, in_place=True),
+    ):
+        pass
+    assert (tmp_path / "other").read_bytes() == b"before"

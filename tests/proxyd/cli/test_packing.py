@@ -114,6 +114,15 @@ def test_a_packer_that_fails_early(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         one.close()
 
 
+def test_a_packer_that_is_content_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_program(tmp_path, monkeypatch, "exit 0")
+    with (tmp_path / "out").open("wb") as output:
+        one = packer(Compression.ZSTD, output)
+        with pytest.raises(UnreachableError, match="zstd ended before it had been given everything"):
+            one.write(CONTENT * 10)
+        one.close()
+
+
 def test_a_packer_that_fails_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_program(tmp_path, monkeypatch, "cat >/dev/null; exit 3")
     with (tmp_path / "out").open("wb") as output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from formats.arm64.cpreg_list import CpregList
 from formats.arm64.register_id import id_of
 from proxyd.rewrite.host import HostDescription, Variant
+from tests import builders as b
+from tests import images
 from tests.proxyd.cli.command import FROM_7_3, HOST_7_3, RETURN_PATH, RETURN_PATH_4, Run
 from tests.recorded import HOSTS
 
@@ -181,3 +184,12 @@ def test_an_unknown_feature_is_2(run: Run, pmu: Path, option: str) -> None:
     assert ran.code == 2
     expected = "features of psci, pmu, sve, pauth, el2, mte expected, separated by commas, found 'sme'"
     assert ran.err == f"proxyd plan: {option}: {expected}\n"
+
+
+@pytest.mark.parametrize("build", [images.mapped_ram, lambda: images.save_image("zstd", b.stream(parts=b.devices(2)))])
+def test_any_file_that_holds_a_stream(run: Run, host: Path, tmp_path: Path, build: Callable[[], bytes]) -> None:
+    (tmp_path / "saved").write_bytes(build())
+    ran = run("plan", "--destination", host, "--allow", "TCR2_EL1", "--json", tmp_path / "saved")
+    assert ran.code == 0
+    assert ran.document["outcome"] == "loads-rewritten"
+    assert {change["name"] for change in ran.document["changes"]} == {"TCR2_EL1"}

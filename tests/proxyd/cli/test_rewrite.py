@@ -59,6 +59,16 @@ def test_a_stream_without_a_return_path_is_rewritten_because_nobody_waits(run: R
     assert "loads rewritten" in ran.err
 
 
+def test_a_source_that_had_the_capability_postcopy_ram_is_no_danger_in_a_file(
+    run: Run, tmp_path: Path, host: Path
+) -> None:
+    advise = b"\x08\x00\x03\x00\x10" + b.be64(0) + b.be64(b.PAGE)
+    (tmp_path / "in").write_bytes(b.stream(prologue=b.MAGIC + b.configuration() + advise))
+    ran = run("rewrite", "--destination", host, "--allow", "TCR2_EL1", tmp_path / "in", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert run("inspect", tmp_path / "out", "--json").document["vcpus"][0]["register_count"] == 2
+
+
 def test_another_architecture_passes_untouched_and_says_so(run: Run, tmp_path: Path) -> None:
     source = tmp_path / "pc"
     source.write_bytes(b.stream(prologue=b.MAGIC + b.configuration(b"pc-q35-9.0", None)) + b"and more")

@@ -85,7 +85,9 @@ class MemoryLeg:
     async def say(self, data: bytes) -> None:
         await self.send_buffers((data,))
 
-    async def send_eof(self) -> None:
+    ended_cleanly = True
+
+    async def send_eof(self, *, clean: bool = True) -> None:
         await trio.lowlevel.checkpoint()
         if self.is_closed:
             raise trio.ClosedResourceError("closed here")

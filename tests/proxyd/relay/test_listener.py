@@ -16,7 +16,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from proxyd.endpoint import Address
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import SocketLeg
-from proxyd.relay.listener import RoutePort, Sessions, open_port
+from proxyd.relay.listener import RoutePort, Sessions
+from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings
 from proxyd.routes import Route
@@ -76,7 +77,7 @@ async def a_bench(
     around = Surroundings(metrics, journal, lambda _route: ScriptedRewriter())
     async with a_door() as door, trio.open_nursery() as nursery:
         route = make_route(destination=Address(door.host, door.port))
-        port = RoutePort(route, await open_port(Address(listen, 0)), sessions, around)
+        port = RoutePort(route, await listen_on(Address(listen, 0), InheritedSockets({})), sessions, around)
         nursery.start_soon(port.serve, nursery)
         bench = Bench(port, door, sessions, metrics, told)
         try:
@@ -238,7 +239,7 @@ async def test_one_session_too_many_is_refused_and_the_next_one_is_not() -> None
         assert await read_to_rst(third) == b""
         await bench.outcome("too_many_connections")
         assert bench.told.lines[-1][1] == (
-            "too_many_connections: 2 sessions are running, as many as limits.connections accepts"
+            "too_many_connections: 2 connections are served, as many as limits.connections accepts"
         )
         await sources[0].aclose()
         await bench.outcome("not_migration")
@@ -343,7 +344,7 @@ async def test_a_connection_that_breaks_while_it_is_accepted_is_a_probe(monkeypa
 async def test_a_taken_address_cannot_be_opened() -> None:
     async with a_door() as door:
         with pytest.raises(OSError) as caught:
-            await open_port(Address(door.host, door.port))
+            await listen_on(Address(door.host, door.port), InheritedSockets({}))
         assert caught.value.errno == errno.EADDRINUSE
 
 
@@ -356,7 +357,12 @@ async def test_ipv6_listens_too() -> None:
 
 async def test_an_unserved_port_is_closed_again() -> None:
     journal, _ = a_journal()
-    port = RoutePort(a_route(), await open_port(Address("127.0.0.1", 0)), Sessions(1), Surroundings(Metrics(), journal))
+    port = RoutePort(
+        a_route(),
+        await listen_on(Address("127.0.0.1", 0), InheritedSockets({})),
+        Sessions(1),
+        Surroundings(Metrics(), journal),
+    )
     port.close()
     with pytest.raises(ConnectionRefusedError):
         await connect(port.address.host, port.address.port)

@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
+from proxyd.relay import transport
 from proxyd.relay.transport import RECEIVE_QUEUE_BYTES, UNSENT_BYTES, BulkStream, bound_receive_queue
 
 # What include/net/tcp.h and the sizes of segments allow beyond the bounds that were asked for.
@@ -182,11 +183,16 @@ async def test_the_queue_of_a_connected_socket_can_be_bounded_too() -> None:
             assert stream._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 128 << 10
 
 
-async def test_a_socket_that_cannot_be_tuned_is_closed() -> None:
-    left, right = socket.socketpair()  # no TCP options here
+async def test_a_socket_that_cannot_be_tuned_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right = socket.socketpair()
     fileno = left.fileno()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(left))
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")  # as of a TCP socket whose peer is gone
+
+    monkeypatch.setattr(transport, "bound_receive_queue", refuse)
     with right, pytest.raises(OSError):
-        BulkStream.take(stream)
+        BulkStream.take(stream, receive_queue_bytes=1)
     with pytest.raises(OSError):
         socket.socket(fileno=fileno)
