@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from proxyd.relay.preempt import AT_SETUP_S
 from tests.qemu import cells
 from tests.qemu.cells import Bench
 from tests.qemu.daemon import Daemon, proxyd
@@ -81,6 +82,7 @@ async def test_a_probe_from_the_sources_host_does_no_harm(bench: Bench, pair: Pa
     """Somebody looks whether the port is open, and takes a second over it, while a migration may become postcopy."""
     async with a_scene(bench, pair, BY_NAME["postcopy"], tmp_path) as scene:
         await scene.begin()
+        await trio.sleep(AT_SETUP_S)
         probe = await trio.open_tcp_stream("127.0.0.1", scene.daemon.port)
         before = passes(scene.source)
         await trio.sleep(1)
@@ -97,9 +99,12 @@ async def test_a_postcopy_that_breaks_recovers(bench: Bench, pair: Pair, mode: M
     async with a_scene(bench, pair, mode, tmp_path) as scene:
         source, destination = scene.source, scene.destination
         await scene.begin()
-        await source.qmp.execute("migrate-start-postcopy")
-        await scene.until(destination, "postcopy-active")
         await source.qmp.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 1 << 20})
+        await source.qmp.execute("migrate-start-postcopy")
+        await scene.until(source, "postcopy-active")
+        # The guest runs at the destination. Earlier, QEMU 10.0 takes a break for a failed load.
+        while not (await source.qmp.execute("query-migrate"))["ram"]["postcopy-requests"]:
+            pass
         for number in range(len(scene.hop.carried)):
             scene.hop.reset(number)
         await scene.until(source, "postcopy-paused")
