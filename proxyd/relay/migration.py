@@ -20,6 +20,7 @@ from typing import Final
 import trio
 
 from proxyd.relay.commit_guard import CommitGuard
+from proxyd.relay.greeting import Greeting
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.preempt import PreemptWindow
 
@@ -74,11 +75,12 @@ class Migration:
     def switch(self) -> None:
         """The source switches to postcopy: its preempt channel, if any, is the last connection that is silent."""
         if self.preempt.switch(trio.current_time()):
-            fitting = [one for one in self._silent if one.accepted > self.accepted and self.preempt.fits(one.arrived)]
+            later = [one for one in self._silent if one.accepted > self.accepted and not one.greeting.first]
+            fitting = [one for one in later if self.preempt.fits(one.arrived)]
             if fitting:
                 self._hurried = max(fitting, key=lambda one: one.accepted)
                 self._hurried.left = self._change
-                self._hurried.hurry()
+                self._hurried.greeting.hurry()
 
     async def gather(self) -> None:
         """Before the commit point: every channel that has come is dialled, or the migration is abandoned meanwhile.
@@ -126,11 +128,11 @@ class Migration:
 
 @dataclass(eq=False, slots=True)
 class Silent:
-    """A connection that has not spoken. ``hurry`` makes it ask at once whether a migration takes it."""
+    """A connection that has not said what it is; ``left`` is called when it has."""
 
     accepted: int
     arrived: float
-    hurry: Callable[[], None]
+    greeting: Greeting
     left: Callable[[], None] = lambda: None
 
 
@@ -184,9 +186,9 @@ class Migrations:
         migration.end()
 
     @contextmanager
-    def listening(self, key: Key, accepted: int, arrived: float, hurry: Callable[[], None]) -> Iterator[None]:
+    def listening(self, key: Key, accepted: int, arrived: float, greeting: Greeting) -> Iterator[None]:
         """While a connection has not said what it is."""
-        one = Silent(accepted, arrived, hurry)
+        one = Silent(accepted, arrived, greeting)
         silent = self._silent.setdefault(key, [])
         silent.append(one)
         try:

@@ -12,21 +12,20 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
 from formats.channel import ChannelKind, MultifdInit
 from formats.errors import FormatError
-from proxyd.endpoint import Address, Dialled
+from proxyd.endpoint import Dialled
 from proxyd.journal import Journal
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.destination import fixed_destination
+from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
 from proxyd.relay.greeting import Greeting
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
@@ -35,15 +34,10 @@ from proxyd.relay.record import SessionRecord
 from proxyd.relay.recovery import RecoveryStream
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
-from proxyd.relay.tls_leg import HandshakeFailed, connect_tls
+from proxyd.relay.tls_leg import connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
-from proxyd.tls import ClientTls
-
-Dialler = Callable[[Dialled, float], Awaitable[Leg]]
-
-Securer = Callable[[Any, ClientTls, str], Awaitable[Leg]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +72,6 @@ class MigrationSession:
         self.record = SessionRecord(route.name, source.peer, around.metrics, around.journal, route.host_file)
         self._source = source
         self._destination: Leg | None = None
-        self._dialler = around.dialler
         self._around = around
         self._greeting = Greeting(source, self._is_expected)
         self._towards = towards or fixed_destination(route)
@@ -136,7 +129,7 @@ class MigrationSession:
         return ending
 
     async def _carry(self) -> Ending:
-        with self._around.migrations.listening(self._key, self._accepted, self._arrived, self._greeting.hurry):
+        with self._around.migrations.listening(self._key, self._accepted, self._arrived, self._greeting):
             ending = await self._greeting.read()
         if ending is not None:
             return ending
@@ -166,7 +159,7 @@ class MigrationSession:
             if ending is not None:
                 return ending
         try:
-            self._destination = await self._dial()
+            self._destination = await self._dial(fin=intake.rewriter.return_path)
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, intake)
@@ -193,22 +186,15 @@ class MigrationSession:
         )
         return await relay.run(intake.feed(first))
 
-    async def _dial(self) -> Leg:
-        """Connect to the destination, and shake hands where that leg is TLS. Raises :class:`DestinationUnreachable`."""
+    async def _dial(self, *, fin: bool = True) -> Leg:
+        """Connect to the destination, unless the source goes away before. Raises :class:`DestinationUnreachable`."""
         self._guard.allow_any_time()  # the dialler has its limit for each address
-        leg = await self._dialler(self._towards, self.route.times.connect_s)
-        tls = self.route.destination_tls
-        if tls is None:
-            return leg
-        host = self._towards.host if isinstance(self._towards, Address) else ""
-        try:
-            with trio.fail_after(self.route.times.connect_s):
-                return await self._around.secure(leg, tls, host)
-        except HandshakeFailed as error:
-            raise DestinationUnreachable(f"destination {self._towards}: {error}") from error
-        except trio.TooSlowError:
-            limit = f"no TLS handshake in {self.route.times.connect_s:g} s (limits.connect_time_s)"
-            raise DestinationUnreachable(f"destination {self._towards}: {limit}") from None
+        dialling = dial_destination(self._towards, self.route, self._around.dialler, self._around.secure)
+        return await watched(self._source, dialling, self._source_left, fin=fin)
+
+    def _source_left(self) -> None:
+        reason = f"the source closed the connection before {self._towards} had taken one"
+        self._guard.abandon(Ending(Outcome.SOURCE_GONE, reason))
 
     async def _open_rehearser(self, service: RehearsalService) -> Ending | None:
         """Before the destination hears of the migration: can it be rehearsed, and is what we know of the host true?"""
