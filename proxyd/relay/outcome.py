@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     POSTCOPY_BROKEN = "postcopy_broken"  # a connection broke while pages were missing: both ends pause, and can recover
     NOT_REHEARSED = "not_rehearsed"  # the route asks for a rehearsal, and the service could not give one
     DRAINED = "drained"  # a drain ran out of patience before the commit point
+    ABORTED = "aborted"  # an operator ended it before the commit point
     INTERNAL_ERROR = "internal_error"  # a bug of ours
 
 

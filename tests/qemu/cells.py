@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.qemu import certificates, counting
+from tests import certificates
+from tests.qemu import counting
 from tests.qemu.daemon import Daemon, proxyd
+from tests.qemu.huge_pages import huge_pages
 from tests.qemu.machine import Machine, machine
 from tests.qemu.modes import Mode
 from tests.qemu.moving import assert_moved, assert_stayed, listening, make_bitmap, migrate, prepare
@@ -32,35 +34,36 @@ class Bench:
     @classmethod
     def make(cls, directory: Path) -> "Bench":
         """Build it all in *directory*."""
-        return cls(counting.build("patterns", directory), certificates.make(directory / "pki"))
+        return cls(counting.build("patterns", directory), certificates.make_directory(directory / "pki"))
 
 
 @asynccontextmanager
 async def machines(bench: Bench, pair: Pair, mode: Mode, directory: Path) -> AsyncIterator[tuple[Machine, Machine]]:
     """Run source and destination of *pair* as *mode* wants them; the source's guest has begun."""
-    async with (
-        machine(
-            "source",
-            pair.source,
-            bench.guest,
-            cpu=pair.source_cpu,
-            machine_type=pair.machine,
-            extra=mode.extra(directory, source=True),
-        ) as source,
-        machine(
-            "destination",
-            pair.destination,
-            bench.guest,
-            cpu=pair.destination_cpu,
-            machine_type=pair.machine,
-            destination=True,
-            extra=mode.extra(directory, source=False),
-        ) as destination,
-    ):
-        await source.ticks(3)
-        if "dirty-bitmaps" in mode.capabilities:
-            await make_bitmap(source)
-        yield source, destination
+    with huge_pages(mode.huge_pages):
+        async with (
+            machine(
+                "source",
+                pair.source,
+                bench.guest,
+                cpu=pair.source_cpu,
+                machine_type=pair.machine,
+                extra=mode.extra(directory, source=True),
+            ) as source,
+            machine(
+                "destination",
+                pair.destination,
+                bench.guest,
+                cpu=pair.destination_cpu,
+                machine_type=pair.machine,
+                destination=True,
+                extra=mode.extra(directory, source=False),
+            ) as destination,
+        ):
+            await source.ticks(3)
+            if "dirty-bitmaps" in mode.capabilities:
+                await make_bitmap(source)
+            yield source, destination
 
 
 async def directly(bench: Bench, version: Version, mode: Mode, directory: Path) -> None:

@@ -96,6 +96,9 @@ async def proxyd(
                 with trio.move_on_after(SECONDS) as waiting:
                     await process.wait()
                 assert not waiting.cancelled_caught, f"proxyd ignored SIGTERM\n{daemon.stderr.decode()}"
+        except BaseException as error:
+            error.add_note(f"proxyd's log:\n{daemon.stderr.decode()}")
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 process.kill()

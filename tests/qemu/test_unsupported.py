@@ -7,7 +7,7 @@ import pytest
 
 from tests.qemu import cells
 from tests.qemu.cells import Bench
-from tests.qemu.modes import DISK, TLS, Mode
+from tests.qemu.modes import DISK, NOT_YET, TLS, Mode
 from tests.qemu.pairs import PAIRS, Pair
 
 pytestmark = pytest.mark.qemu
@@ -28,7 +28,16 @@ class Refusal:
     """Whether the destination has begun to load by then."""
 
 
+NAMES = {
+    "huge-pages-postcopy": "RAM block list",
+    "ignore-shared": "x-ignore-shared",
+    "dirty-bitmaps": "iterable section 'dirty-bitmap'",
+    "virtio-mem": "virtio-mem-device-early",
+}
+"""What the refusals of :data:`NOT_YET` name."""
+
 REFUSALS = [
+    *(Refusal(mode, NAMES[mode.name]) for mode in NOT_YET),
     Refusal(Mode("colo", ("x-colo",), versions=OLD), "COLO"),
     # The guest of an older source is lost if the destination does not take it, so the route must say that it may be.
     Refusal(Mode("postcopy-unproven", ("postcopy-ram",), versions=OLD), "postcopy-ram off"),

@@ -26,6 +26,7 @@ class Scene:
         self.machine = machine
         self.rewriters: list[ScriptedRewriter] = []
         self.refuse_after: int | None = None
+        self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
         self.may_connect = trio.Event()
         self.may_connect.set()
         self._around = Surroundings(self.metrics, journal, lambda _route: self._rewriter(), self._dial)
@@ -46,7 +47,7 @@ class Scene:
         await self.may_connect.wait()
         if self.refuse_after is not None and len(self._dialled) >= self.refuse_after:
             raise DestinationUnreachable("nobody is there")
-        destination, leg = leg_pair("destination:2", "proxyd")
+        destination, leg = leg_pair("destination:2", "proxyd", self.capacity, exact=True)
         self._dialled.append(destination)
         await self._send.send(destination)
         return leg

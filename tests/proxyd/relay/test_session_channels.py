@@ -57,6 +57,22 @@ async def test_the_main_channel_is_dialled_first_and_the_others_in_order(autojum
     assert joined == [begins] * 3
 
 
+async def test_a_destination_that_reads_on_only_once_it_has_all_channels(autojump_clock: MockClock) -> None:
+    """What has come of a channel by the time it is dialled may be more than the destination's socket holds."""
+    async with a_scene() as scene:
+        scene.capacity = 64
+        main = scene.connect("main")
+        for number in range(2):
+            channel = scene.connect(str(number))
+            await channel.say(b.multifd_init(UUID, number) + bytes(1000))
+            await wait_all_tasks_blocked()
+        await main.say(b"QEVM/" + b"pages" * 100)
+        there, *others = [await scene.accepted() for _ in range(3)]
+        for number, other in enumerate(others):
+            assert await other.receive_exactly(1064) == b.multifd_init(UUID, number) + bytes(1000)
+        assert await there.receive_exactly(505) == b"QEVM/" + b"pages" * 100
+
+
 async def test_channels_that_connect_after_the_main_channel_has_spoken(autojump_clock: MockClock) -> None:
     """As QEMU 7.2 does."""
     async with a_scene() as scene:
