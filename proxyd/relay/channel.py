@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from proxyd.endpoint import Address, Dialled, UnixPath
-from proxyd.relay.transport import Buffer, BulkStream
+from proxyd.relay.transport import Buffer, BulkStream, hung_up
 
 # struct ucred (unix(7)): pid, uid, gid.
 _UCRED: Final = struct.Struct("iII")
@@ -65,6 +65,9 @@ class Leg(Protocol):
     async def send_eof(self, *, clean: bool = True) -> None:
         """Half-close: FIN after what was sent; before it, on a TLS leg, close_notify, unless it is not to be clean."""
 
+    def hung_up(self, *, fin: bool) -> bool:
+        """Whether the connection has broken, or with ``fin`` been closed by the peer, whatever has not been read."""
+
     def keepalive(self, *, on: bool) -> None:
         """Whether the kernel probes a silent peer, and takes no answer for the end of the connection."""
 
@@ -98,6 +101,10 @@ class SocketLeg(BulkStream):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         self.keepalive(on=True)
+
+    def hung_up(self, *, fin: bool) -> bool:
+        """See :class:`Leg`."""
+        return hung_up(self._socket, fin=fin)
 
     def keepalive(self, *, on: bool) -> None:
         """See :class:`Leg`. Does nothing to a leg that is closed, or that has no network."""

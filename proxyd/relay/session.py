@@ -12,7 +12,6 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,29 +19,26 @@ import trio
 
 from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
-from proxyd.endpoint import Address, Dialled
+from proxyd.endpoint import Dialled
 from proxyd.journal import Journal
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.destination import fixed_destination
+from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
 from proxyd.relay.greeting import Greeting
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
+from proxyd.relay.recovery import RecoveryStream
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
-from proxyd.relay.tls_leg import HandshakeFailed, connect_tls
+from proxyd.relay.tls_leg import connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
-from proxyd.tls import ClientTls
-
-Dialler = Callable[[Dialled, float], Awaitable[Leg]]
-
-Securer = Callable[[Any, ClientTls, str], Awaitable[Leg]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +75,12 @@ class MigrationSession:
         )
         self._source = source
         self._destination: Leg | None = None
-        self._dialler = around.dialler
         self._around = around
         self._greeting = Greeting(source, self._is_expected)
         self._towards = towards or fixed_destination(route)
         self._key = Key(route.name, str(self._towards), source.origin)
         self._accepted = around.migrations.next_place() if accepted is None else accepted
+        self._arrived = trio.current_time()
         self._migration: Migration | None = None
         self._intake: Intake | None = None  # of the main channel only
         self._guard = CommitGuard()
@@ -159,15 +155,17 @@ class MigrationSession:
         return ending
 
     async def _carry(self) -> Ending:
-        ending = await self._greeting.read()
+        with self._around.migrations.listening(self._key, self._accepted, self._arrived, self._greeting):
+            ending = await self._greeting.read()
         if ending is not None:
             return ending
-        if self._greeting.kind is ChannelKind.MAIN:
-            return await self._carry_main(self._greeting.first)
-        try:
-            return await self._carry_channel(self._greeting.kind, self._greeting.first)
-        except DestinationUnreachable as error:
-            return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+        match self._greeting.kind:
+            case ChannelKind.MAIN:
+                return await self._carry_main(self._greeting.first)
+            case ChannelKind.RECOVERY:
+                return await self._carry_recovery(self._greeting.first)
+            case kind:
+                return await self._carry_channel(kind, self._greeting.first)
 
     # The main channel.
 
@@ -180,38 +178,49 @@ class MigrationSession:
         buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
             return buffers
-        migration.takes_unknown = intake.rewriter.postcopy_advised
+        if intake.rewriter.postcopy_advised:
+            migration.preempt.advise(intake.rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
             ending = await self._open_rehearser(self.route.rehearsal)
             if ending is not None:
                 return ending
         try:
-            self._destination = await self._dial()
+            self._destination = await self._dial(fin=intake.rewriter.return_path)
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, intake)
         self._guard.allow(lambda: self._idle_allowance(intake), lambda: self._idle_expired(intake))
         relay = RewriteRelay(
-            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration.open
+            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
         )
         return await relay.run(buffers)
 
-    async def _dial(self) -> Leg:
-        """Connect to the destination, and shake hands where that leg is TLS. Raises :class:`DestinationUnreachable`."""
-        self._guard.allow_any_time()  # the dialler has its limit for each address
-        leg = await self._dialler(self._towards, self.route.times.connect_s)
-        tls = self.route.destination_tls
-        if tls is None:
-            return leg
-        host = self._towards.host if isinstance(self._towards, Address) else ""
+    async def _carry_recovery(self, first: bytes) -> Ending:
+        """The main channel over which a broken postcopy goes on: the guest runs on the destination already."""
+        migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
+        self._migration = migration
+        migration.preempt.recover()
+        intake = Intake(RecoveryStream(), self.route.metrics_label, self._around.metrics)
+        self._intake = intake
         try:
-            with trio.fail_after(self.route.times.connect_s):
-                return await self._around.secure(leg, tls, host)
-        except HandshakeFailed as error:
-            raise DestinationUnreachable(f"destination {self._towards}: {error}") from error
-        except trio.TooSlowError:
-            limit = f"no TLS handshake in {self.route.times.connect_s:g} s (limits.connect_time_s)"
-            raise DestinationUnreachable(f"destination {self._towards}: {limit}") from None
+            self._destination = await self._dial()
+        except DestinationUnreachable as error:
+            return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+        self.record.recovers(self._destination.peer)
+        relay = RewriteRelay(
+            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
+        )
+        return await relay.run(intake.feed(first))
+
+    async def _dial(self, *, fin: bool = True) -> Leg:
+        """Connect to the destination, unless the source goes away before. Raises :class:`DestinationUnreachable`."""
+        self._guard.allow_any_time()  # the dialler has its limit for each address
+        dialling = dial_destination(self._towards, self.route, self._around.dialler, self._around.secure)
+        return await watched(self._source, dialling, self._source_left, fin=fin)
+
+    def _source_left(self) -> None:
+        reason = f"the source closed the connection before {self._towards} had taken one"
+        self._guard.abandon(Ending(Outcome.SOURCE_GONE, reason))
 
     async def _open_rehearser(self, service: RehearsalService) -> Ending | None:
         """Before the destination hears of the migration: can it be rehearsed, and is what we know of the host true?"""
@@ -273,20 +282,10 @@ class MigrationSession:
 
     def _is_expected(self) -> bool:
         """Whether a migration takes this connection, which says nothing that we know."""
-        return self._around.migrations.find_for_unknown(self._key, self._accepted) is not None
+        return self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived) is not None
 
     async def _carry_channel(self, kind: ChannelKind, first: bytes) -> Ending:
-        """Carry a channel beside a main one; or one with which a postcopy recovers, which has only itself."""
-        if kind is ChannelKind.RECOVERY:
-            # The guest runs on the destination already, with pages that are still at the source.
-            await self._guard.commit()
-            self._migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
-            self._migration.takes_unknown = True
-            self._destination = await self._dial()
-            await self._destination.send_buffers((first,))
-            self._migration.open()
-            self.record.recovers(self._destination.peer)
-            return await self._relay_channel(None, "the main channel of a recovery")
+        """Carry a channel beside a main one."""
         name = "a preempt channel"
         try:
             if kind is ChannelKind.MULTIFD:
@@ -295,10 +294,11 @@ class MigrationSession:
                 self._guard.allow(lambda: self.route.times.header_s, self._main_missing)
                 migration = await self._around.migrations.find(self._key, self._accepted, init.uuid, self._guard)
             else:
-                expected = self._around.migrations.find_for_unknown(self._key, self._accepted)
+                expected = self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived)
                 assert expected is not None, "the greeting has asked"  # noqa: S101
                 migration = expected
                 migration.join(self._guard, self._accepted)
+                migration.preempt.take()
         except FormatError as error:
             return Ending(Outcome.BAD_STREAM, str(error))
         except TooManyChannels as error:
@@ -322,19 +322,17 @@ class MigrationSession:
         self.record.relayed(Direction.TO_DESTINATION, len(first))
         return await self._relay_channel(migration, name)
 
-    async def _relay_channel(self, migration: Migration | None, name: str) -> Ending:
+    async def _relay_channel(self, migration: Migration, name: str) -> Ending:
         last = Ending(Outcome.DELIVERED, f"{name} has ended")
 
         def moved(direction: Direction, size: int) -> None:
             self.record.relayed(direction, size)
-            if migration is not None:
-                migration.progress()
+            migration.progress()
 
         def lost(ending: Ending) -> None:
             nonlocal last
             last = ending
-            if migration is not None:
-                migration.channel_lost(ending)
+            migration.channel_lost(ending)
 
         assert self._destination is not None, "it was dialled"  # noqa: S101
         await ChannelRelay(self._source, self._destination, name, moved, lost).run()

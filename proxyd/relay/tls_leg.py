@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from proxyd.relay.channel import Leg, SocketLeg
-from proxyd.relay.transport import LINGER_NOT, Buffer
+from proxyd.relay.transport import LINGER_NOT, Buffer, hung_up
 from proxyd.tls import ClientTls, ServerTls, identity_of
 
 T = TypeVar("T")
@@ -172,6 +172,10 @@ class TlsLeg(Leg):
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return done
+
+    def hung_up(self, *, fin: bool) -> bool:
+        """See :class:`~proxyd.relay.channel.Leg`."""
+        return hung_up(self._ssl, fin=fin)
 
     def keepalive(self, *, on: bool) -> None:
         """See :class:`~proxyd.relay.channel.Leg`."""

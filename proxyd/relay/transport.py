@@ -15,6 +15,7 @@ transferred (``migration/migration.c: migration_update_counters``). So both queu
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -272,6 +273,16 @@ def bound_receive_queue(sock: socket.socket | trio.socket.SocketType, wanted: in
     with suppress(OSError):  # before Linux 5.15: the small queue stays
         sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
     return False
+
+
+def hung_up(sock: socket.socket, *, fin: bool) -> bool:
+    """Whether the connection has broken, or with ``fin`` been closed by the peer. Unread bytes do not hide it."""
+    if sock.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP if fin else 0)
+    found = sum(events for _, events in poll.poll(0))
+    return bool(found & (select.POLLERR | (select.POLLRDHUP | select.POLLHUP if fin else 0)))
 
 
 def _is_viewed(buffer: bytearray) -> bool:

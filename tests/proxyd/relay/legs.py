@@ -101,6 +101,9 @@ class MemoryLeg:
         self._out.ended = True
         self._out.change()
 
+    def hung_up(self, *, fin: bool) -> bool:
+        return self.is_closed or self._in.reset or (fin and self._in.ended)
+
     def keepalive(self, *, on: bool) -> None:
         self.keepalives.append(on)
 

@@ -5,6 +5,7 @@ The scripted rewriter reads a toy stream, so that a test reads like the conversa
     QEVM...    the prologue, held back; ``/`` ends it
     ...        memory, passed as it comes
     [...]      device state, held back and released as ``<...>``; ``[...rehearse...]`` waits for its rehearsal
+    {...}      a postcopy package: the same
     ~          in the prologue: another architecture, everything passes
     ! ?        not a stream; against the rules
     ^          more than a limit allows; ``&`` something that is not supported; ``#`` a bug
@@ -72,6 +73,7 @@ class ScriptedRewriter:
         self.waiting_for = "the next act"
         self.planned: Plan | None = None
         self.postcopy_advised = False
+        self.switched = False
         self.forced: str | None = None
         self._held = b""
 
@@ -83,7 +85,7 @@ class ScriptedRewriter:
         assert self.phase is not Phase.RELEASED, "fed after its release"
         self.bytes_in += len(chunk)
         out: list[bytes | memoryview] = []
-        for word in re.findall(rb"[^][/~!?^&#]+|.", chunk, re.DOTALL):
+        for word in re.findall(rb"[^][{}/~!?^&#]+|.", chunk, re.DOTALL):
             self._word(word, out)
         return out
 
@@ -130,14 +132,15 @@ class ScriptedRewriter:
                 self._open(Phase.OPAQUE, out)
         elif self.phase is Phase.HOLDING:
             self._held += word
-            if word == b"]":
+            if word in b"]}":
                 self._held = self._held[:-1]
                 if b"rehearse" in self._held:
                     self.phase, self.planned = Phase.REHEARSING, PLAN
                 else:
                     self._release(out)
-        elif word == b"[" and self.phase is Phase.MEMORY:
+        elif word in b"[{" and self.phase is Phase.MEMORY:
             self._held = word
+            self.switched = word == b"{"
             self.phase = Phase.HOLDING
         else:
             out.append(memoryview(word))

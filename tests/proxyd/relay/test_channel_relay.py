@@ -48,8 +48,9 @@ async def played(capacity: int | None = None) -> AsyncIterator[Play]:
 async def test_both_directions_and_their_ends(autojump_clock: MockClock) -> None:
     async with played() as play:
         await play.source.say(b"forth")
-        await play.destination.say(b"back")
         assert await play.destination.receive_exactly(5) == b"forth"
+        await wait_all_tasks_blocked()
+        await play.destination.say(b"back")
         assert await play.source.receive_exactly(4) == b"back"
         await play.source.send_eof()
         assert await end_seen(play.destination) == b""

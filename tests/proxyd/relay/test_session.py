@@ -114,6 +114,7 @@ async def test_the_destination_is_dialled_when_the_prologue_is_acceptable(autoju
         assert stage.sample("proxyd_active_sessions", phase="prologue") == 1
         await stage.source.say(b"/")
         await stage.destination()
+        await wait_all_tasks_blocked()
         assert stage.dialled_with == (Address("192.0.2.1", 4444), 3)
         (begins,) = [line for line in stage.told.lines if line[1] == "migration begins"]
         assert begins[2] == {

@@ -1,110 +1,20 @@
-"""Several connections that are one migration: multifd, preempt, recovery. In memory, on a mock clock."""
+"""Several connections that are one migration: multifd. In memory, on a mock clock."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxyd.endpoint import Address
-from proxyd.metrics import Metrics
 from proxyd.relay import migration as migration_module
-from proxyd.relay.channel import DestinationUnreachable
-from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import MigrationSession, Surroundings
 from tests import builders as b
-from tests.proxyd.relay.legs import MemoryLeg, leg_pair
-from tests.proxyd.relay.stage import (
-    PONG_1,
-    SHUT_0,
-    ScriptedRewriter,
-    a_journal,
-    a_route,
-    end_seen,
-    reset_seen,
-    value,
-)
+from tests.proxyd.relay.legs import MemoryLeg
+from tests.proxyd.relay.scene import a_scene
+from tests.proxyd.relay.stage import SHUT_0, end_seen, reset_seen, value
 
 UUID = bytes(range(16))
-
-
-class Scene:
-    """Sources that connect, and a destination that takes connections in the order in which they are dialled."""
-
-    def __init__(self, nursery: trio.Nursery, *, advised: bool = False) -> None:
-        self.metrics = Metrics()
-        journal, self.told = a_journal()
-        self.advised = advised
-        self.rewriters: list[ScriptedRewriter] = []
-        self.refuse_after: int | None = None
-        self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
-        self._around = Surroundings(self.metrics, journal, lambda _route: self._rewriter(), self._dial)
-        self._nursery = nursery
-        self._dialled: list[MemoryLeg] = []
-        self._send, self._receive = trio.open_memory_channel[MemoryLeg](100)
-        self.endings: dict[str, Ending] = {}
-        self.legs: list[MemoryLeg] = []
-
-    def _rewriter(self) -> ScriptedRewriter:
-        one = ScriptedRewriter()
-        one.postcopy_advised = self.advised
-        self.rewriters.append(one)
-        return one
-
-    async def _dial(self, _address: Address, _timeout_s: float) -> MemoryLeg:
-        if self.refuse_after is not None and len(self._dialled) >= self.refuse_after:
-            raise DestinationUnreachable("nobody is there")
-        destination, leg = leg_pair("destination:2", "proxyd", self.capacity, exact=True)
-        self._dialled.append(destination)
-        await self._send.send(destination)
-        return leg
-
-    def connect(self, name: str, host: str = "192.0.2.1") -> MemoryLeg:
-        """A connection from a source; it is accepted at once."""
-        source, leg = leg_pair("proxyd", f"{host}:1000")
-        leg.peer = f"{host}:1000"
-        leg.origin = host
-        self.legs.append(source)
-        session = MigrationSession(leg, a_route(), self._around)
-
-        async def run() -> None:
-            self.endings[name] = await session.run()
-
-        self._nursery.start_soon(run)
-        return source
-
-    async def accepted(self) -> MemoryLeg:
-        """The next connection at the destination."""
-        with trio.fail_after(1000):
-            return await self._receive.receive()
-
-    @property
-    def dialled(self) -> int:
-        return len(self._dialled)
-
-    async def ended(self, *names: str) -> list[str]:
-        with trio.fail_after(1000):
-            while not all(name in self.endings for name in names):
-                await trio.sleep(1)
-        return [self.endings[name].outcome.value for name in names]
-
-    async def done(self) -> None:
-        for leg in (*self.legs, *self._dialled):
-            leg.abort()
-
-
-@asynccontextmanager
-async def a_scene(*, advised: bool = False) -> AsyncIterator[Scene]:
-    async with trio.open_nursery() as nursery:
-        scene = Scene(nursery, advised=advised)
-        try:
-            yield scene
-        finally:
-            await scene.done()
-            nursery.cancel_scope.cancel()
 
 
 async def test_the_main_channel_is_dialled_first_and_the_others_in_order(autojump_clock: MockClock) -> None:
@@ -263,76 +173,37 @@ async def test_channels_that_move_keep_their_migration_from_being_idle(autojump_
         assert await scene.ended("main") == ["limit"]
 
 
-async def test_a_silent_preempt_channel_is_dialled(autojump_clock: MockClock) -> None:
-    async with a_scene(advised=True) as scene:
-        main = scene.connect("main")
-        await main.say(b"QEVM/")
-        there = await scene.accepted()
-        preempt = scene.connect("preempt")
-        peer = await scene.accepted()
-        await main.say(b"[package]and pages")
-        assert await there.receive_exactly(5 + 9 + 9) == b"QEVM/<package>and pages"
-        await preempt.say(b"an urgent page")
-        assert await peer.receive_exactly(14) == b"an urgent page"
-        await there.say(PONG_1)
-        assert await main.receive_exactly(8) == PONG_1
-        # Past the commit point its end is passed on, and is nobody else's.
-        preempt.abort()
-        assert await reset_seen(peer) == b""
-        await main.say(b"more")
-        assert await there.receive_exactly(4) == b"more"
-    assert value(scene.metrics, "proxyd_channels_total", kind="preempt") == 1
+async def test_a_source_that_gives_up_while_the_destination_is_dialled_never_reaches_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_scene() as scene:
+        scene.may_connect = trio.Event()
+        main, channel = scene.connect("main"), scene.connect("channel")
+        await channel.say(b.multifd_init(UUID))
+        await main.say(b"QEVM/unread pages")
+        await wait_all_tasks_blocked()
+        main.close()
+        assert await scene.ended("main", "channel") == ["source_gone"] * 2
+        assert scene.endings["main"].reason.startswith("the source closed the connection before ")
+        assert scene.dialled == 0
 
 
-async def test_a_preempt_channel_with_a_page_is_dialled_at_once(autojump_clock: MockClock) -> None:
-    async with a_scene(advised=True) as scene:
-        main = scene.connect("main")
-        await main.say(b"QEVM/")
-        await scene.accepted()
-        preempt = scene.connect("preempt")
-        began = trio.current_time()
-        await preempt.say(b"\0\0\0\0\0\0\x10\x08")
-        assert await (await scene.accepted()).receive_exactly(8) == b"\0\0\0\0\0\0\x10\x08"
-        assert trio.current_time() == began
-
-
-async def test_a_silent_connection_that_nobody_expects_is_never_dialled(autojump_clock: MockClock) -> None:
+async def test_channels_that_wait_for_their_turn_are_dialled_before_the_commit_point(
+    autojump_clock: MockClock,
+) -> None:
     async with a_scene() as scene:
         main = scene.connect("main")
         await main.say(b"QEVM/")
-        await scene.accepted()
-        probe = scene.connect("probe")
-        assert await reset_seen(probe) == b""
-        assert await scene.ended("probe") == ["limit"]
+        there = await scene.accepted()
+        assert await there.receive_exactly(5) == b"QEVM/"
+        scene.may_connect = trio.Event()
+        channel = scene.connect("channel")
+        await channel.say(b.multifd_init(UUID))
+        await main.say(b"[state]")
+        await wait_all_tasks_blocked()
         assert scene.dialled == 1
-
-
-async def test_a_postcopy_that_recovers(autojump_clock: MockClock) -> None:
-    async with a_scene() as scene:
-        main = scene.connect("main")
-        await main.say(b.OPEN_RETURN_PATH + b"what it has to say")
-        there = await scene.accepted()
-        assert await there.receive_exactly(23) == b.OPEN_RETURN_PATH + b"what it has to say"
-        preempt = scene.connect("preempt")
-        peer = await scene.accepted()
-        await trio.sleep(100_000)  # no limit of ours ends it: the guest runs at the destination
-        await there.say(b"a page, please")
-        assert await main.receive_exactly(14) == b"a page, please"
-        await preempt.say(b"here")
-        assert await peer.receive_exactly(4) == b"here"
-        await main.send_eof()
-        assert await end_seen(there) == b""
-        await there.send_eof()
-        assert await end_seen(main) == b""
-        await scene.ended("main")
-    assert value(scene.metrics, "proxyd_channels_total", kind="recovery") == 1
-    assert ("INFO", "a postcopy migration recovers") in [(level, text) for level, text, _ in scene.told.lines]
-
-
-async def test_a_recovery_that_finds_nobody(autojump_clock: MockClock) -> None:
-    async with a_scene() as scene:
-        scene.refuse_after = 0
-        main = scene.connect("main")
-        await main.say(b.OPEN_RETURN_PATH)
+        scene.refuse_after = 1
+        scene.may_connect.set()
         assert await reset_seen(main) == b""
-        assert await scene.ended("main") == [Outcome.DESTINATION_UNREACHABLE.value]
+        assert await reset_seen(there) == b"", "no device state without the channel"
+        assert await scene.ended("main") == ["destination_unreachable"]
