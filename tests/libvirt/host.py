@@ -10,7 +10,7 @@ What it is not: a host with KVM. Guests run under TCG.
 
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ mknod -m 666 dev/urandom c 1 9
 mkdir dev/pts dev/shm
 mount -t devpts -o newinstance,ptmxmode=666 pts dev/pts
 ln -s pts/ptmx dev/ptmx
-echo "$NAME" > /proc/sys/kernel/hostname
+echo "$NAME.example" > /proc/sys/kernel/hostname
 ip link set lo up
 cp -a "$FILES/." .
 echo ready
@@ -80,21 +80,31 @@ class Host:
     address: str
     pid: int
     """Of its first process, as the machine sees it."""
+    files: Path
+    """What it has over its packages."""
 
     def path(self, inside: str) -> Path:
         """Return where the machine finds the host's file *inside*."""
         return Path(f"/proc/{self.pid}/root{inside}")
 
     def network(self) -> list[str]:
-        """Return the words before a command that runs in this host's network, with the machine's files."""
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--"]
+        """Return the words before a command that runs in this host's network, with the machine's files.
+
+        Of the host's files it has ``/etc/hosts``, so that names mean the same.
+        """
+        with_hosts = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"']
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *with_hosts, str(self.files / "etc/hosts")]
+
+    def command(self, *words: str) -> list[str]:
+        """Return the machine's command that runs a program of the host's."""
+        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
+        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C"]
+        return ["nsenter", "--target", str(self.pid), *namespaces, "--", *environment, *words]
 
     def try_run(self, *words: str) -> Said:
         """Run a program of the host's to its end."""
-        namespaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"]
-        environment = ["env", "-i", "PATH=/usr/sbin:/usr/bin", "LC_ALL=C"]
         done = subprocess.run(
-            ["nsenter", "--target", str(self.pid), *namespaces, "--", *environment, *words],
+            self.command(*words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -135,12 +145,11 @@ class Host:
         wait_until(lambda: self.console().count(b"\n") >= wanted, f"{self.name}: tick of the guest", self)
 
 
-def wait_until(condition: object, what: str, *hosts: Host) -> None:
-    """Return once *condition* (called without arguments) holds; looks at it often.
+def wait_until(condition: Callable[[], bool], what: str, *hosts: Host) -> None:
+    """Return once *condition* holds; looks at it often.
 
     Raises HostError, with the hosts' logs, if it does not within SECONDS.
     """
-    assert callable(condition)
     end = time.monotonic() + SECONDS
     while not condition():
         if time.monotonic() > end:
@@ -181,7 +190,7 @@ def host(name: str, address: str, files: Path, shared: Path, bridge: Host | None
         if process.stdout.readline() != "ready\n":
             raise HostError(f"{name}: could not be set up (root is needed): exit status {process.wait()}")
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        one = Host(name, address, int(child))
+        one = Host(name, address, int(child), files)
         _connect(one, bridge)
         process.stdin.write("go\n")
         process.stdin.flush()

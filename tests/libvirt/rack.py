@@ -1,5 +1,6 @@
 """A source, a destination and a host between them, with libvirt configured, and the counting guest's domain."""
 
+import random
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,10 @@ from pathlib import Path
 
 from tests import certificates
 from tests.libvirt.host import Host, host
+from tests.qemu import counting
 
-NETWORK = {"between": "192.0.2.10", "source": "192.0.2.11", "destination": "192.0.2.12"}
-"""Host names and addresses; ``between`` runs no guest."""
+NETWORK = {"proxy": "192.0.2.10", "source": "192.0.2.11", "destination": "192.0.2.12"}
+"""Hosts, each called NAME.example, and their addresses. ``proxy`` runs no guest."""
 
 LIBVIRTD = """\
 listen_tls = 0
@@ -38,11 +40,15 @@ EMULATOR = """\
 # What the domain's XML calls its emulator: the same QEMU, on another machine with another CPU under it.
 exec /usr/bin/qemu-system-aarch64 "$@" {arguments}
 """
+DATA_AT = 0x41000000
+DATA_BYTES = 8 << 20
+"""Random memory of the guest's, which it never touches: what migrates beside the registers."""
+
 NO_PMU = "-global arm-cpu.pmu=off"
 """What the destination's hardware lacks."""
 
 DOMAIN = """\
-<domain type='qemu'>
+<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
   <name>guest</name>
   <uuid>c0ffee00-1234-4000-8000-000000000001</uuid>
   <memory unit='MiB'>32</memory>
@@ -60,6 +66,10 @@ DOMAIN = """\
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
   </devices>
+  <qemu:commandline>
+    <qemu:arg value='-device'/>
+    <qemu:arg value='loader,file={data},addr={address:#x},force-raw=on'/>
+  </qemu:commandline>
 </domain>
 """
 
@@ -70,21 +80,59 @@ class Rack:
 
     source: Host
     destination: Host
-    between: Host
+    proxy: Host
     shared: Path
 
+    @property
+    def hosts(self) -> tuple[Host, Host]:
+        """Return those with guests."""
+        return self.source, self.destination
 
-def files(directory: Path, name: str, authority: Path, *, emulator_arguments: str = "", qemu_conf: str = "") -> Path:
+    @contextmanager
+    def guest(self, kernel: Path) -> Iterator[None]:
+        """Run the counting guest *kernel*, called ``guest``, on the source; at the end it is gone from both hosts."""
+        data = self.shared / "data"
+        data.write_bytes(random.Random(4).randbytes(DATA_BYTES))
+        xml = self.shared / "guest.xml"
+        image = self.shared / "kernel"
+        image.write_bytes(kernel.read_bytes())
+        xml.write_text(DOMAIN.format(kernel=image, data=data, address=DATA_AT))
+        for host in self.hosts:
+            host.path("/var/log/console").write_bytes(b"")
+        self.source.virsh("define", str(xml))
+        self.source.virsh("start", "guest")
+        try:
+            self.source.ticks(5)
+            yield
+        finally:
+            for host in self.hosts:
+                host.try_run("virsh", "destroy", "guest")
+                host.try_run("virsh", "undefine", "--managed-save", "guest")
+
+    def is_intact_at(self, host: Host) -> bool:
+        """Say whether the guest runs at *host*, goes on there, and has the memory with which it began."""
+        assert host.state("guest") == "running", host.account()
+        host.ticks(5)
+        dump = self.shared / "dump"
+        host.virsh("qemu-monitor-command", "guest", "--hmp", f"pmemsave {DATA_AT:#x} {DATA_BYTES:#x} {dump}")
+        return dump.read_bytes() == (self.shared / "data").read_bytes()
+
+    def said(self) -> set[str]:
+        """Return what the guest said of its registers, on both hosts together; its count has to go on."""
+        return set(counting.findings(*(host.console() for host in self.hosts)))
+
+
+def _files(directory: Path, name: str, authority: Path) -> Path:
     """Write what host *name* has over its packages into *directory*, and return that."""
-    addresses = "".join(f"{address} {other}\n" for other, address in NETWORK.items())
+    addresses = "".join(f"{address} {other}.example\n" for other, address in NETWORK.items())
     content: Mapping[str, str] = {
         "etc/hosts": f"127.0.0.1 localhost\n{addresses}",
         "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nlibvirt-qemu:x:64055:102::/:/bin/false\n",
         "etc/group": "root:x:0:\nkvm:x:102:\nlibvirt:x:103:\nlibvirt-qemu:x:64055:\n",
         "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
         "etc/libvirt/libvirtd.conf": LIBVIRTD.format(uuid=uuid.uuid4()),
-        "etc/libvirt/qemu.conf": QEMU + qemu_conf,
-        "opt/qemu": EMULATOR.format(arguments=emulator_arguments),
+        "etc/libvirt/qemu.conf": QEMU,
+        "opt/qemu": EMULATOR.format(arguments=NO_PMU if name == "destination" else ""),
     }
     for path, text in content.items():
         file = directory / path
@@ -93,19 +141,18 @@ def files(directory: Path, name: str, authority: Path, *, emulator_arguments: st
     (directory / "opt/qemu").chmod(0o755)
     shutil.copytree(authority, directory / "etc/pki/qemu")
     for side in ("server", "client"):
-        certificates.make_certificate(directory / "etc/pki/qemu", side, host=name)
+        certificates.make_certificate(directory / "etc/pki/qemu", side, host=f"{name}.example")
     return directory
 
 
 @contextmanager
-def rack(directory: Path, *, qemu_conf: str = "") -> Iterator[Rack]:
-    """Start the three hosts; the destination's CPU has no PMU. *directory* is seen by all under the same path."""
-    up: dict[str, Host] = {}
+def rack(directory: Path) -> Iterator[Rack]:
+    """Start the three hosts; *directory* is seen by all under the same path."""
     authority = directory / "authority"
     certificates.make_authority(authority)
+    up: dict[str, Host] = {}
     with ExitStack() as stack:
         for name, address in NETWORK.items():
-            arguments = NO_PMU if name == "destination" else ""
-            over = files(directory / f"{name}.files", name, authority, emulator_arguments=arguments, qemu_conf=qemu_conf)
-            up[name] = stack.enter_context(host(name, address, over, directory, up.get("between")))
-        yield Rack(up["source"], up["destination"], up["between"], directory)
+            files = _files(directory / f"{name}.files", name, authority)
+            up[name] = stack.enter_context(host(name, address, files, directory, up.get("proxy")))
+        yield Rack(up["source"], up["destination"], up["proxy"], directory)
