@@ -98,7 +98,8 @@ class Rack:
         image.write_bytes(kernel.read_bytes())
         xml.write_text(DOMAIN.format(kernel=image, data=data, address=DATA_AT))
         for host in self.hosts:
-            host.path("/var/log/console").write_bytes(b"")
+            for log in ("/var/log/console", "/var/log/libvirt/qemu/guest.log"):
+                host.path(log).write_bytes(b"")
         self.source.virsh("define", str(xml))
         self.source.virsh("start", "guest")
         try:
@@ -114,7 +115,7 @@ class Rack:
         assert host.state("guest") == "running", host.account()
         host.ticks(5)
         dump = self.shared / "dump"
-        host.virsh("qemu-monitor-command", "guest", "--hmp", f"pmemsave {DATA_AT:#x} {DATA_BYTES:#x} {dump}")
+        host.virsh("qemu-monitor-command", "guest", "--hmp", f'pmemsave {DATA_AT:#x} {DATA_BYTES:#x} "{dump}"')
         return dump.read_bytes() == (self.shared / "data").read_bytes()
 
     def said(self) -> set[str]:
