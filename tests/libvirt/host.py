@@ -36,7 +36,8 @@ cp -a "$PREFIX/etc/." etc
 cp -a "$PREFIX/var/." var
 rm -rf var/run
 ln -s ../run var/run
-mkdir -p var/log/libvirt/qemu var/lib/libvirt var/cache/libvirt var/tmp "./$SHARED"
+mkdir -p var/log/libvirt/qemu var/lib/libvirt var/cache/libvirt var/lib/libvirt/qemu/save "./$SHARED" "$SHARED/$NAME.saved"
+mount --bind "$SHARED/$NAME.saved" var/lib/libvirt/qemu/save
 mount --bind "$SHARED" "./$SHARED"
 mount -t proc proc proc
 mount -t sysfs sys sys
@@ -119,6 +120,11 @@ class Host:
         if said.status:
             raise HostError(f"{self.name}: {' '.join(words)}: exit status {said.status}\n{said.output}{self.account()}")
         return said.output
+
+    @property
+    def saved(self) -> Path:
+        """Return where the machine finds the images of ``virsh managedsave``."""
+        return self.files.with_name(f"{self.name}.saved")
 
     def virsh(self, *words: str) -> str:
         """Run ``virsh`` on this host's libvirt; it has to succeed."""

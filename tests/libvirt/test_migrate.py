@@ -94,7 +94,8 @@ def test_recipe(racked: Rack, tmp_path: Path, at: str, routes: str, recipe_name:
     host: Host = getattr(racked, at)
     ((*command,),) = virsh(recipe_name)
     with proxyd(host, tmp_path, route(routes, racked)) as log:
-        racked.source.run(*command)
+        said = racked.source.try_run(*command)
+        assert said.status == 0, said.output + log.read_text() + racked.destination.account()
         arrived(racked, log)
 
 

@@ -56,8 +56,7 @@ def test_control_save_and_restore_on_the_same_host(racked: Rack) -> None:
 
 def test_managedsave_recipe(racked: Rack) -> None:
     """The host is the same after its kernel was replaced: here its QEMU loses the PMU."""
-    images = racked.source.path("/var/lib/libvirt/qemu/save")
-    save, rewrite, start = lines("managedsave", {"/var/lib/libvirt/qemu/save": str(images)})
+    save, rewrite, start = lines("managedsave", {"/var/lib/libvirt/qemu/save": str(racked.source.saved)})
     racked.source.run(*save)
     emulators = [host.path("/opt/qemu") for host in racked.hosts]
     old, new = (path.read_text() for path in emulators)
