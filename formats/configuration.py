@@ -13,7 +13,7 @@ from typing import Final
 
 from formats import events
 from formats.cursor import Cursor
-from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream
+from formats.errors import LimitExceeded, SchemaMismatch
 from formats.savevm import SectionType
 
 # Machine types and section names are short ("virt-10.0", "0000:00:01.0/virtio-net"); the longest seen has 40 bytes.
@@ -23,11 +23,10 @@ MAX_NAME_BYTES: Final = 255
 # configuration/capabilities lists those that must match at both ends; QEMU has about 25 capabilities in all.
 MAX_CAPABILITIES: Final = 64
 
-PAGE_BITS_RANGE: Final = range(10, 17)
+# Shared memory stays where it is; every RAM block says its address (:mod:`formats.iterative.ram_blocks`).
+IGNORE_SHARED: Final = "x-ignore-shared"
 
-_UNSUPPORTED_CAPABILITIES: Final = {
-    "x-ignore-shared": "x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
-}
+PAGE_BITS_RANGE: Final = range(10, 17)
 
 
 def read_configuration(
@@ -36,7 +35,7 @@ def read_configuration(
     """Take the section, whose type byte is the next one.
 
     Raises :class:`SchemaMismatch` on what QEMU would not write, :class:`LimitExceeded` on names or lists that are too
-    long, :class:`UnsupportedStream` on a capability that changes the stream in a way proxyd does not carry.
+    long.
     """
     at = cursor.begin()
     yield from cursor.u8()
@@ -78,10 +77,7 @@ def _capabilities(cursor: Cursor, at: int) -> Generator[None, None, tuple[str, .
     count = yield from cursor.be32()
     if count > MAX_CAPABILITIES:
         raise LimitExceeded(f"at most {MAX_CAPABILITIES} capabilities expected, found {count}", at)
-    names = []
-    for _ in range(count):
-        name = (yield from cursor.counted_string()).decode("ascii", "replace")
-        if name in _UNSUPPORTED_CAPABILITIES:
-            raise UnsupportedStream(_UNSUPPORTED_CAPABILITIES[name], at)
-        names.append(name)
-    return tuple(names)
+    names: list[bytes] = []
+    while len(names) < count:
+        names += ((yield from cursor.counted_string()),)
+    return tuple(name.decode("ascii", "replace") for name in names)

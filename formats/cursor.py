@@ -108,6 +108,16 @@ class Cursor:
         self.position = self._mark = len(self.view)
         return rest
 
+    def unread(self, data: bytes) -> None:
+        """Give back ``data``, the bytes that were taken last: they come again. No element and no bulk has them."""
+        if len(data) <= self.position:
+            self.position -= len(data)
+        else:
+            self.base = self.offset - len(data)
+            self.view = memoryview(data + bytes(self.view[self.position :]))
+            self.position = 0
+        self._mark = self.position
+
     def jump(self, offset: int) -> None:
         """Go on at stream offset ``offset``: what is left of the chunk is dropped, the next one has to be from there.
 

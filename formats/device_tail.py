@@ -11,12 +11,16 @@ candidate; one is accepted if its JSON ends exactly where the received bytes end
 the first byte of the tail, sections whose headers and footers are all where the sizes say, with the candidate's 00
 right behind the last footer. Device payloads hold bytes that the guest chose, so nothing less would do.
 
+Sections that came before memory (:mod:`formats.early_section`) are described first, and are no longer there to be
+looked at: what was taken for them must have exactly the size that the vmdesc says.
+
 A source that was started with ``suppress-vmdesc=on`` sends no vmdesc; its tail never completes, and is not rewritten.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +48,21 @@ MAX_DIAGNOSED: Final = 16
 # 00 06 be32 "{". Marks do not overlap, so one pass finds them all, at the speed of C even where a guest has filled a
 # device with them.
 _CANDIDATE: Final = re.compile(rb"\x00\x06(?=.{4}\{)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyDevice:
+    """A device section that came before memory, and how many bytes between header and footer were taken for its own."""
+
+    idstr: str
+    instance_id: int
+    version_id: int
+    payload_bytes: int
+
+    @property
+    def name(self) -> str:
+        """``idstr/instance_id``."""
+        return f"{self.idstr}/{self.instance_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +94,9 @@ class CompleteTail:
 class TailCollector:
     """Collects the device part until the vmdesc proves it complete.
 
-    ``offset`` is the stream offset of its first byte. ``add`` raises :class:`LimitExceeded` when the tail outgrows its
-    limits; a wrong candidate is no error, because more bytes may bring the right one: ``failure`` keeps the reason of
-    the best one for the case that none comes.
+    ``offset`` is the stream offset of its first byte; ``early`` are the sections that came before memory. ``add``
+    raises :class:`LimitExceeded` when the tail outgrows its limits; a wrong candidate is no error, because more bytes
+    may bring the right one: ``failure`` keeps the reason of the best one for the case that none comes.
     """
 
     def __init__(
@@ -87,6 +106,7 @@ class TailCollector:
         max_bytes: int = MAX_DEVICE_STATE_BYTES,
         max_sections: int = MAX_SECTIONS,
         max_name_bytes: int = 255,
+        early: tuple[EarlyDevice, ...] = (),
     ) -> None:
         self.data = bytearray()
         self.offset = offset
@@ -95,6 +115,7 @@ class TailCollector:
         self._max_bytes = max_bytes
         self._max_sections = max_sections
         self._max_name_bytes = max_name_bytes
+        self._early = early
         self._scanned = 0
         self._candidates: dict[int, list[int]] = {}  # end of the JSON -> indices of its 00
         self._count = 0
@@ -169,25 +190,27 @@ class TailCollector:
                     f"found {device.name!r}",
                     self.offset,
                 )
-        sections = cut_sections(data[:eof], vmdesc, self.offset, self._max_sections)
+        _check_early(self._early, vmdesc, self.offset + eof)
+        others = vmdesc.devices[len(self._early) :]
+        sections = cut_sections(data[:eof], others, self.offset, self._max_sections)
         return CompleteTail(sections, vmdesc, eof)
 
 
 def cut_sections(
-    tail: memoryview | bytes, vmdesc: VmDescription, offset: int, max_sections: int = MAX_SECTIONS
+    tail: memoryview | bytes, devices: Sequence[Device], offset: int, max_sections: int = MAX_SECTIONS
 ) -> tuple[DeviceSection, ...]:
-    """Cut the bytes before EOF into sections, as the vmdesc says. Every header and footer must agree with it.
+    """Cut the bytes before EOF into sections, as the vmdesc's ``devices`` say. Each header and footer must agree.
 
     ``offset`` is the stream offset of ``tail[0]``. Raises :class:`SchemaMismatch` or :class:`FooterMismatch`.
     """
-    if len(vmdesc.devices) > max_sections:
+    if len(devices) > max_sections:
         raise LimitExceeded(
-            f"at most {max_sections} device sections expected (limit sections), found {len(vmdesc.devices)}",
+            f"at most {max_sections} device sections expected (limit sections), found {len(devices)}",
             offset,
         )
     sections = []
     position = 0
-    for device in vmdesc.devices:
+    for device in devices:
         section = _cut(tail, device, position, offset)
         sections.append(section)
         position = section.end
@@ -197,6 +220,23 @@ def cut_sections(
             offset + position,
         )
     return tuple(sections)
+
+
+def _check_early(early: tuple[EarlyDevice, ...], vmdesc: VmDescription, at: int) -> None:
+    for number, one in enumerate(early):
+        device = vmdesc.devices[number] if number < len(vmdesc.devices) else None
+        if device is None or (device.name, device.instance_id, device.version) != (
+            one.idstr,
+            one.instance_id,
+            one.version_id,
+        ):
+            found = "none" if device is None else f"{device.name}/{device.instance_id}"
+            raise SchemaMismatch(f"vmdesc: device {number} expected to be {one.name}, found {found}", at)
+        if device.payload_size != one.payload_bytes:
+            raise SchemaMismatch(
+                f"{one.name}: {device.payload_size} bytes expected by the vmdesc, {one.payload_bytes} were taken",
+                at,
+            )
 
 
 def _cut(tail: memoryview | bytes, device: Device, start: int, offset: int) -> DeviceSection:

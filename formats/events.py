@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from formats.device_tail import DeviceSection
+from formats.device_tail import DeviceSection, EarlyDevice
 from formats.savevm import MigCommand, SectionType
 from formats.vmdesc import VmDescription
 
@@ -96,12 +96,22 @@ class Opaque(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class EarlySection(Event):
+    """A device section that the destination needs before memory: ``raw`` is all of it, header and footer."""
+
+    section_id: int
+    device: EarlyDevice
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceTail(Event):
     """All device sections, EOF and the vmdesc, as one unit: only the vmdesc proves where each section ends.
 
-    ``eof`` is the index in ``raw`` of the EOF byte; everything behind it is the vmdesc element.
+    ``eof`` is the index in ``raw`` of the EOF byte; everything behind it is the vmdesc element. ``early`` are the
+    device sections that came before memory: the vmdesc's first entries are theirs, ``sections`` belong to the others.
     """
 
     sections: tuple[DeviceSection, ...]
     vmdesc: VmDescription
     eof: int
+    early: tuple[EarlyDevice, ...] = ()

@@ -1,25 +1,26 @@
-"""The grammar of a precopy main channel, sans I/O.
+"""The grammar of a main channel, sans I/O.
 
 :meth:`StreamParser.feed` takes any chunk and returns what it completes. The grammar is one generator, shaped like
 ``migration/savevm.c: qemu_loadvm_state`` and ``qemu_loadvm_state_main`` (QEMU 7.2 to 11.1), that suspends wherever a
 chunk ends.
 
-What it is not: it does not decide anything, and it does not look into device state. Modes that need more than the
-main channel of a precopy migration (multifd, postcopy, mapped-ram, COLO ...) are recognised and raise
-:class:`~formats.errors.UnsupportedStream` with their name.
+What it is not: it does not decide anything, and it does not look into device state. Modes that no proxy can carry
+(COLO, RDMA ...) are recognised and raise :class:`~formats.errors.UnsupportedStream` with their name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from formats import events
 from formats.commands import read_command
-from formats.configuration import MAX_NAME_BYTES, check_name, read_configuration
+from formats.configuration import IGNORE_SHARED, MAX_NAME_BYTES, check_name, read_configuration
 from formats.cursor import Cursor, Steps
-from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS, TailCollector
+from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS, EarlyDevice, TailCollector
+from formats.early_section import read_early_section
 from formats.errors import (
     FooterMismatch,
     FormatError,
@@ -31,7 +32,8 @@ from formats.errors import (
 )
 from formats.files import mapped_ram
 from formats.framing import FILE_HEADER, FILE_HEADER_BYTES, FOOTER, FOOTER_BYTES
-from formats.iterative import WALKERS, Walker, ram
+from formats.iterative import REFUSED, WALKERS, Walker, kind_of, ram
+from formats.iterative.ram_blocks import PLAIN, BlockFields
 from formats.savevm import (
     QEMU_VM_FILE_MAGIC,
     QEMU_VM_FILE_VERSION,
@@ -77,6 +79,7 @@ class StreamParser:
         self.mapped_ram = None if seekable_from is None else mapped_ram.MappedRam()
         self.page_size = 1 << DEFAULT_PAGE_BITS
         self.machine: str | None = None
+        self.block_fields = PLAIN
         self._cursor = Cursor()
         self._cursor.base = seekable_from or 0
         self._events: list[events.Event] = []
@@ -87,6 +90,8 @@ class StreamParser:
         self._iterables_seen = 0
         self._tail: TailCollector | None = None
         self._complete = False
+        self._early: tuple[EarlyDevice, ...] = ()
+        self._memory_began = False
         self._package_bytes: int | None = None
         self._package_offset = 0
         self.doing = "the file header"
@@ -218,14 +223,26 @@ class StreamParser:
             if self.mapped_ram is None:
                 message = "mapped-ram is for files: a socket, a pipe or a packed file cannot carry it"
                 raise UnsupportedStream(message, configuration.offset)
+            self.mapped_ram.gpa = IGNORE_SHARED in configuration.capabilities
             self._walkers[ram.IDSTR, ram.VERSION] = self.mapped_ram.walk
+        elif IGNORE_SHARED in configuration.capabilities:
+            self._expect(BlockFields(gpa=True))
         self.machine = configuration.machine
         self.page_size = 1 << (DEFAULT_PAGE_BITS if configuration.page_bits is None else configuration.page_bits)
         yield from self._emit(configuration)
 
+    def _expect(self, fields: BlockFields) -> None:
+        self.block_fields = fields
+        self._walkers[ram.IDSTR, ram.VERSION] = partial(ram.walk, fields=fields)
+
     def _command(self) -> Steps:
         self.doing = "a command"
         command = yield from read_command(self._cursor)
+        if command.command is MigCommand.POSTCOPY_ADVISE and command.data:
+            if self._walkers[ram.IDSTR, ram.VERSION] is not ram.walk:
+                message = "POSTCOPY_ADVISE: expected once, and neither with x-ignore-shared nor in a mapped-ram file"
+                raise SchemaMismatch(message, command.offset)
+            self._expect(BlockFields(page_size=True))
         if command.command is not MigCommand.PACKAGED:
             yield from self._emit(command)
             return
@@ -262,8 +279,10 @@ class StreamParser:
         check_name("section name", len(idstr), self.limits.name_bytes, at)
         instance_id = yield from cursor.be32()
         version_id = yield from cursor.be32()
-        walk = self._walkers.get((idstr, version_id))
+        walk = self._walkers.get((kind_of(idstr), version_id))
         if walk is None:
+            if idstr in REFUSED:
+                raise UnsupportedStream(REFUSED[idstr], at)
             known = ", ".join(f"{name} version {version}" for name, version in sorted(WALKERS))
             raise UnknownSection(
                 f"iterable section {idstr!r}/{instance_id} version {version_id}: its end cannot be found "
@@ -286,6 +305,7 @@ class StreamParser:
         section = self._open.get(section_id)
         if section is None:
             raise SchemaMismatch(f"section {kind.name}: id of an open section expected, found {section_id}", at)
+        self._memory_began = True
         if kind is SectionType.END:
             del self._open[section_id]
         yield from self._body(at, kind, section_id, section)
@@ -314,16 +334,24 @@ class StreamParser:
         yield from self._emit(events.SectionFooter(at, cursor.end(), section_id))
 
     def _full(self) -> Steps:
-        """The first device section: everything from here on is the device part, if all of RAM is through."""
-        if self._open or not self._iterables_seen:
-            at = self._cursor.begin()
-            yield from self._cursor.read(1 + 4)
-            idstr = (yield from self._cursor.counted_string()).decode("ascii", "replace")
-            raise UnsupportedStream(
-                f"device section {idstr!r} before the end of RAM (an early section, as virtio-mem has, or a "
-                "background snapshot) is not supported by this version",
-                at,
-            )
+        """A device section: an early one, or the first of the device part.
+
+        All of RAM is through then, but for a background snapshot, whose devices were saved first and come in the
+        middle of it (``migration/migration.c: bg_migration_completion``): its RAM has no END.
+        """
+        if not self._memory_began:
+            self.doing = "a device section before memory"
+            if len(self._early) >= self.limits.sections:
+                message = f"at most {self.limits.sections} device sections before memory expected (limit sections)"
+                raise LimitExceeded(message, self.offset)
+            early = yield from read_early_section(self._cursor, self._open, self.limits.name_bytes)
+            self._early += (early.device,)
+            yield from self._emit(early)
+            return
+        still_open = [section.idstr for section in self._open.values()]
+        if still_open not in ([], [ram.IDSTR]):
+            names = ", ".join(still_open)
+            raise SchemaMismatch(f"device sections expected behind the end of {names}, found one before", self.offset)
         self.doing = "the device sections"
         self._tail = TailCollector(
             self._cursor.offset,
@@ -331,6 +359,7 @@ class StreamParser:
             self.limits.device_state_bytes,
             self.limits.sections,
             self.limits.name_bytes,
+            self._early,
         )
 
     def _device_tail(self, tail: TailCollector) -> Steps:
@@ -339,5 +368,7 @@ class StreamParser:
             yield from self._cursor.more()
         self._complete = True
         yield from self._emit(
-            events.DeviceTail(tail.offset, memoryview(tail.data), complete.sections, complete.vmdesc, complete.eof)
+            events.DeviceTail(
+                tail.offset, memoryview(tail.data), complete.sections, complete.vmdesc, complete.eof, self._early
+            )
         )

@@ -93,6 +93,19 @@ def parse(data: bytes, path: Path) -> Config:
     return config
 
 
+def with_route(config: Config, table: dict[str, Any]) -> Config:
+    """``config`` with one more route at its end, which is judged as if it stood in the file.
+
+    :raises ConfigError: see :func:`load`; the keys begin with ``route``.
+    """
+    file = str(config.path)
+    route = _table(file, "route", table, RouteConfig)
+    _check_route(file, "route", route)
+    more = msgspec.structs.replace(config, route=(*config.route, route))
+    _check_together(file, more)
+    return more
+
+
 def _known(file: str, prefix: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
     for key in table:
         if key in keys:

@@ -22,16 +22,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from proxyd import config_file as configuration
 from proxyd import journal as logs
 from proxyd.config import ConfigError
-from proxyd.endpoint import Address, ListenEndpoint
+from proxyd.control.protocol import ControlError, ErrorKind
+from proxyd.control.server import ControlServer
+from proxyd.endpoint import Address, ListenEndpoint, UnixPath
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics, MetricsServer
+from proxyd.operations import commands
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
@@ -41,6 +44,7 @@ from proxyd.rewrite.rewriter import Phase
 from proxyd.routes import Route
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
+from proxyd.temporary_routes import TemporaryRoutes
 
 EXIT_DONE: Final = 0
 EXIT_BAD_INPUT: Final = 1
@@ -138,6 +142,10 @@ class Daemon:
         self._journal = journal or Journal()
         self._around = Surroundings(self.metrics, self._journal, make_rewriter)
         self._ports: dict[str, RoutePort] = {}
+        self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
+        self.started = time.monotonic()
+        self.last_reload_error: str | None = None
+        self._control: ControlServer | None = None
         self._server: MetricsServer
         self._nursery: trio.Nursery | None = None
         self._drain_asked = trio.Event()
@@ -151,9 +159,34 @@ class Daemon:
         self._ports = await self._open_ports(self.snapshot.routes)
         try:
             self._server = _open_metrics(self.metrics, self.snapshot.config.metrics_address)
+            self._control = await self._open_control(self.snapshot.config.control.socket)
         except CannotListen:
             _close(self._ports)
             raise
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more connections and ends with the last one."""
+        return self._drain_asked.is_set()
+
+    def describe_routes(self) -> list[dict[str, Any]]:
+        """The configuration's routes, as ``proxyd status`` shows them."""
+        return [
+            {
+                "name": port.route.name,
+                "listen": str(port.address),
+                "destination": str(port.route.destination),
+                "temporary": False,
+                "once": False,
+            }
+            for port in self._ports.values()
+        ]
+
+    async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
+        """Open a temporary route. Raises :class:`~proxyd.control.protocol.ControlError`."""
+        if self._nursery is None or self.draining:
+            raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
+        return await self.temporary.add(self.snapshot.config, table, self._nursery, once=once, expires_s=expires_s)
 
     @property
     def listening(self) -> Listening:
@@ -175,6 +208,8 @@ class Daemon:
                     nursery.start_soon(port.serve, nursery, name=f"port {port.address}")
                 if self._notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
+                if self._control is not None:
+                    nursery.start_soon(self._control.serve, name="control socket")
                 self._in_force()
                 self._notifier.ready(self._status())
                 if on_ready is not None:
@@ -183,6 +218,9 @@ class Daemon:
                 await self._drain()
                 nursery.cancel_scope.cancel()
         finally:
+            self.temporary.close()
+            if self._control is not None:
+                self._control.close()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._server.close)
 
@@ -198,10 +236,12 @@ class Daemon:
             snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
             await self._replace(snapshot)
         except (OSError, ConfigError, CannotListen) as error:
+            self.last_reload_error = str(error)
             self._journal.error(f"reload refused, nothing changed: {error}")
             self.metrics.count_reload(applied=False)
             self._notifier.ready(f"{self._status()}; the last reload was refused: {error}")
             return False
+        self.last_reload_error = None
         self._journal.info("reloaded")
         self._in_force()
         self.metrics.count_reload(applied=True)
@@ -220,6 +260,8 @@ class Daemon:
             except CannotListen:
                 _close(opened)
                 raise
+        if snapshot.config.control != self.snapshot.config.control:
+            self._journal.warning("control.socket is another one after a restart, not after a reload")
         for port in opened.values():
             self._nursery.start_soon(port.serve, self._nursery, name=f"port {port.address}")
         for key in self._ports.keys() - wanted.keys():
@@ -232,6 +274,15 @@ class Daemon:
         logs.configure(snapshot.config.log)
         if self._server is not before:
             await trio.to_thread.run_sync(before.close)
+
+    async def _open_control(self, path: str | None) -> ControlServer | None:
+        if path is None:
+            return None
+        try:
+            listeners = await listen_on(UnixPath(path), self._inherited)
+        except OSError as error:
+            raise CannotListen(f"control.socket: cannot listen on {path}: {error.strerror}") from error
+        return ControlServer(listeners, commands(self), self._journal)
 
     async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
         ports: dict[str, RoutePort] = {}
@@ -275,6 +326,7 @@ class Daemon:
         self._notifier.stopping(status)
         self._journal.info(status)
         _close(self._ports)
+        self.temporary.close()
         self._patience.deadline = trio.current_time() + limit
         with self._patience:
             await self.sessions.wait_none()

@@ -37,8 +37,9 @@ class RehearsalService:
 class Route:
     """One route, ready to carry migrations.
 
-    ``rehearsal`` is None where nothing is rehearsed. ``host_file``: where the destination's description is from, for
-    hints.
+    ``label`` stands for it in metrics where that is not its name: routes that come and go must not make new series for
+    ever. ``rehearsal`` is None where nothing is rehearsed. ``host_file``: where the destination's description is from,
+    for hints.
     """
 
     name: str
@@ -50,8 +51,14 @@ class Route:
     times: SessionTimes
     rehearsal: RehearsalService | None = None
     host_file: str | None = None
+    label: str | None = None
     source_tls: ServerTls | None = None
     destination_tls: ClientTls | None = None
+
+    @property
+    def metrics_label(self) -> str:
+        """What metrics call it."""
+        return self.label or self.name
 
     def admits(self, host: str | None) -> bool:
         """Whether a source with this IP address may connect. Without networks, every source may.

@@ -10,7 +10,7 @@ daemon accepts, except for ports that are taken by then.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,6 +41,11 @@ class Snapshot:
         """
         knowledge = Knowledge.builtin()
         return cls(config, tuple(_route(config, n, knowledge) for n in range(len(config.route))))
+
+
+def one_more_route(config: Config, *, label: str) -> Route:
+    """The last route of ``config``, ready to run; metrics call it ``label``. Blocks and raises as Snapshot.build."""
+    return replace(_route(config, len(config.route) - 1, Knowledge.builtin()), label=label)
 
 
 def remarks(snapshot: Snapshot) -> tuple[str, ...]:

@@ -62,13 +62,23 @@ BLOCKS: Blocks = {
 """Size in bytes of each block, and the pages of it that are not zero. The last ends where a chunk of 1 MiB does."""
 
 
-def mapped_ram(head: bytes = b"", blocks: Blocks = BLOCKS, devices: Sequence[b.Device] | None = None) -> bytes:
-    """A mapped-ram file with ``head`` before the stream."""
-    out = bytearray(head + b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]))
+def mapped_ram(
+    head: bytes = b"",
+    blocks: Blocks = BLOCKS,
+    devices: Sequence[b.Device] | None = None,
+    shared: Mapping[bytes, int] | None = None,
+) -> bytes:
+    """A mapped-ram file with ``head`` before the stream; with ``shared`` memory that is not in it, x-ignore-shared."""
+    capabilities = [b"mapped-ram"] if shared is None else [b"x-ignore-shared", b"mapped-ram"]
+    gpa = b"" if shared is None else b.be64(0x40000000)
+    shared = shared or {}
+    out = bytearray(head + b.MAGIC + b.configuration(capabilities=capabilities))
     out += b"\x01" + b.be32(2) + b.counted(b"ram") + b.be32(0) + b.be32(4)
-    out += b.be64(sum(size for size, _ in blocks.values()) | b.FLAG_MEM_SIZE)
+    out += b.be64(sum(size for size, _ in blocks.values()) + sum(shared.values()) | b.FLAG_MEM_SIZE)
+    for name, size in shared.items():
+        out += b.counted(name) + b.be64(size) + gpa + struct.pack(">IQQQ", 1, b.PAGE, 0, 0)
     for name, (size, pages) in blocks.items():
-        out += b.counted(name) + b.be64(size)
+        out += b.counted(name) + b.be64(size) + gpa
         bitmap = bytearray(-(-size // b.PAGE // 64) * 8)
         for number in pages:
             bitmap[number // 8] |= 1 << number % 8

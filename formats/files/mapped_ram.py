@@ -3,7 +3,7 @@
 With the capability ``mapped-ram`` (QEMU 9.0 and later, ``migrate file:``) every page has a place of its own in the
 file. The block list of the START section then reads, per block:
 
-    u8 n  name[n]  be64 used_length  be32 version  be64 page_size  be64 bitmap_offset  be64 pages_offset
+    u8 n  name[n]  be64 used_length  [be64 gpa]  be32 version  be64 page_size  be64 bitmap_offset  be64 pages_offset
     bitmap   ceil(used_length / page_size) bits, in longs of the source's byte order, at bitmap_offset
     (hole up to the next MiB)
     pages    used_length bytes at pages_offset; a page whose bit is clear is zero and is not written
@@ -26,7 +26,7 @@ import construct as c
 
 from formats.cursor import Cursor, Steps
 from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream
-from formats.iterative.ram import MAX_BLOCKS
+from formats.iterative.ram_blocks import MAX_BLOCKS
 from formats.savevm import RamFlag
 
 CAPABILITY: Final = "mapped-ram"
@@ -67,10 +67,16 @@ class MappedBlock:
 
 
 class MappedRam:
-    """Walks the ``ram`` section of one mapped-ram file; ``blocks`` are those that were seen."""
+    """Walks the ``ram`` section of one mapped-ram file; ``blocks`` are those that were seen.
+
+    ``gpa``: each block says its guest physical address, as with the capability x-ignore-shared. A block that is shared
+    then has neither bitmap nor pages in the file, and both offsets are 0 (seen in files of 11.1; 10.0 fails to write
+    one). It is not among ``blocks``.
+    """
 
     def __init__(self) -> None:
         self.blocks: list[MappedBlock] = []
+        self.gpa = False
 
     def walk(self, cursor: Cursor, page_size: int) -> Steps:
         """Take one section's payload up to and including its EOS, past the places of bitmaps and pages.
@@ -101,11 +107,15 @@ class MappedRam:
                     f"RAM block list: whole pages of at most {total:#x} bytes expected, block {name!r} has {size:#x}",
                     at,
                 )
+            if self.gpa:
+                yield from cursor.skip(8)
             header = HEADER.parse((yield from cursor.read(HEADER_BYTES)))
             block = MappedBlock(name, size, header.page_size, header.bitmap_offset, header.pages_offset)
+            total -= size
+            if self.gpa and header.bitmap_offset == header.pages_offset == 0:
+                continue
             _check(block, header.version, page_size, cursor.offset)
             self.blocks.append(block)
-            total -= size
             cursor.jump(block.end)
 
 

@@ -3,7 +3,7 @@
 A record is ``be64 offset|flags`` and what the flags ask for; the page size bounds the flags, so RAM is fully
 self-delimiting. Mirrors ``migration/ram.c: ram_load_precopy`` (QEMU 7.2 to 10.2).
 
-    MEM_SIZE        blocks until their used_length adds up to the offset: u8 n name[n] be64 used_length
+    MEM_SIZE        a list of blocks (:mod:`.ram_blocks`), whose lengths add up to the offset
     ZERO            [u8 n name[n]] u8
     PAGE            [u8 n name[n]] page
     XBZRLE          [u8 n name[n]] u8 be16 n data[n]
@@ -22,14 +22,12 @@ from functools import cache
 from typing import Final
 
 from formats.cursor import Cursor, Steps
-from formats.errors import LimitExceeded, SchemaMismatch
+from formats.errors import SchemaMismatch, UnsupportedStream
+from formats.iterative.ram_blocks import PLAIN, BlockFields, read_block_list
 from formats.savevm import RamFlag
 
 IDSTR: Final = "ram"
 VERSION: Final = 4
-
-# A machine has a handful of RAM blocks plus one per hot-plugged DIMM and per device with memory of its own.
-MAX_BLOCKS: Final = 4096
 
 # be32 lengths inside a record; a compressed page is never larger than deflate's bound for the largest page (64 KiB).
 MAX_ENCODED_PAGE: Final = 1 << 17
@@ -46,11 +44,11 @@ _PAGE_CONTINUE_BYTE: Final = bytes([_PAGE_CONTINUE])
 _NAMED: Final = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
 
 
-def walk(cursor: Cursor, page_size: int) -> Steps:
+def walk(cursor: Cursor, page_size: int, fields: BlockFields = PLAIN) -> Steps:
     """Take one section's payload up to and including its EOS record.
 
-    ``page_size`` in bytes. Raises :class:`SchemaMismatch` on a record that QEMU would not write,
-    :class:`UnsupportedStream` on one that belongs to a mode proxyd does not carry.
+    ``page_size`` in bytes; ``fields`` is what the block list has beyond the usual. Raises :class:`SchemaMismatch` on a
+    record that QEMU would not write, :class:`UnsupportedStream` on one of a mode proxyd does not carry.
     """
     mask = page_size - 1
     while True:
@@ -68,11 +66,17 @@ def walk(cursor: Cursor, page_size: int) -> Steps:
             return
         elif flags & RamFlag.MEM_SIZE:
             _only(flags, RamFlag.MEM_SIZE, at)
-            yield from _block_list(cursor, record & ~mask, at)
+            taken = (yield from read_block_list(cursor, record & ~mask, page_size, fields)).record
+            if taken == RamFlag.EOS:
+                return
+            if taken not in (None, RamFlag.MULTIFD_FLUSH):
+                raise SchemaMismatch(f"RAM block list: EOS expected behind it, found flags {taken & mask:#x}", at)
         elif flags & _NAMED:
             yield from _page(cursor, RamFlag(flags), page_size, at)
         elif flags == RamFlag.MULTIFD_FLUSH:
             continue  # the pages that it waits for are on other channels
+        elif flags == RamFlag.HOOK:
+            raise UnsupportedStream("RDMA migration is not supported: memory does not go through the stream", at)
         else:
             raise SchemaMismatch(f"RAM record: flags {flags:#x} are none that precopy over a socket has", at)
 
@@ -152,26 +156,6 @@ def _page(cursor: Cursor, flags: RamFlag, page_size: int, at: int) -> Steps:
         yield from cursor.skip(length)
     else:
         raise SchemaMismatch(f"RAM record: contradicting flags {int(flags):#x}", at)
-
-
-def _block_list(cursor: Cursor, total: int, at: int) -> Steps:
-    """MEM_SIZE: names and used lengths. Modes that add hidden fields are refused where they are announced."""
-    blocks = 0
-    while total > 0:
-        blocks += 1
-        if blocks > MAX_BLOCKS:
-            raise LimitExceeded(f"RAM block list: more than {MAX_BLOCKS} blocks", at)
-        name = yield from cursor.counted_string()
-        used_length = yield from cursor.be64()
-        if not name:
-            raise SchemaMismatch("RAM block list: empty block name", at)
-        if used_length > total:
-            raise SchemaMismatch(
-                f"RAM block list: at most {total:#x} bytes left of the total, "
-                f"block {name.decode('ascii', 'replace')!r} has {used_length:#x}",
-                at,
-            )
-        total -= used_length
 
 
 def _only(flags: int, expected: RamFlag, at: int) -> None:

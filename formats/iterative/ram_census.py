@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from formats.cursor import Cursor, Steps
+from formats.iterative.ram_blocks import PLAIN, BlockFields, read_block_list
 from formats.savevm import RamFlag
 
 _BE64: Final = struct.Struct(">Q")
@@ -40,9 +41,10 @@ class RamBlock:
 class RamCensus:
     """Feed it the ``ram`` section's bulk, in order; ``blocks`` is true whenever a record is complete."""
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, fields: BlockFields = PLAIN) -> None:
         self._blocks: dict[str, RamBlock] = {}
         self._page_size = page_size
+        self._fields = fields
         self._cursor = Cursor()
         self._passed: list[tuple[int, memoryview]] = []
         # As bulk the cursor only notes what it passes over, and makes no copy of it.
@@ -90,7 +92,7 @@ class RamCensus:
                 yield from self._block_list(record & ~mask)
             elif kind & _NAMED:
                 if not kind & RamFlag.CONTINUE:
-                    block = self._block((yield from cursor.counted_string()))
+                    block = self._block((yield from cursor.counted_string()).decode("ascii", "replace"))
                 yield from self._page(kind, block)
 
     def _page(self, kind: RamFlag, block: RamBlock) -> Steps:
@@ -112,11 +114,10 @@ class RamCensus:
         return (yield from self._cursor.be32())
 
     def _block_list(self, total: int) -> Steps:
-        while total > 0:
-            block = self._block((yield from self._cursor.counted_string()))
-            block.size = yield from self._cursor.be64()
-            total -= block.size
+        # What the list had to take of the record behind it is EOS, or a flush: nothing to count.
+        found = yield from read_block_list(self._cursor, total, self._page_size, self._fields)
+        for name, size in found.blocks:
+            self._block(name).size = size
 
-    def _block(self, name: bytes) -> RamBlock:
-        text = name.decode("ascii", "replace")
-        return self._blocks.setdefault(text, RamBlock(text))
+    def _block(self, name: str) -> RamBlock:
+        return self._blocks.setdefault(name, RamBlock(name))

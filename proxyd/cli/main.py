@@ -18,17 +18,22 @@ from types import FrameType
 from typing import Final, Protocol
 
 from proxyd.cli import (
+    abort,
     check_config,
     demo,
     diff,
+    drain,
     explain,
     inspect,
     plan,
     probe,
     rehearsal_service,
     rehearse,
+    reload,
     rewrite,
+    route,
     serve,
+    status,
 )
 from proxyd.cli.exit_codes import CommandError, ExitCode, Terminated
 
@@ -53,6 +58,11 @@ class Verb(Protocol):
 VERBS: Final[dict[str, Verb]] = {
     "serve": serve,
     "check-config": check_config,
+    "status": status,
+    "route": route,
+    "reload": reload,
+    "drain": drain,
+    "abort": abort,
     "inspect": inspect,
     "diff": diff,
     "probe": probe,

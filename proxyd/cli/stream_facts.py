@@ -101,7 +101,7 @@ def collect(file: StreamFile) -> StreamFacts:
                         raise AssertionError("bulk data outside a section")
                     current.payload_bytes += len(event.raw)
                     if event.idstr == ram.IDSTR and not (parser.mapped_ram and parser.mapped_ram.blocks):
-                        census = census or RamCensus(parser.page_size)
+                        census = census or RamCensus(parser.page_size, parser.block_fields)
                         census.feed(event.raw)
                 case events.SectionHeader():
                     current = _count(facts, event)

@@ -6,7 +6,10 @@ its session finds out.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
 
 import trio
 
@@ -19,6 +22,14 @@ from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
 from proxyd.routes import Route
 from proxyd.tls import ServerTls
 
+# Ended migrations that ``proxyd status`` still shows, for whoever asks what became of one. The journal has all of them.
+RECENT: Final = 32
+
+# Channels end with their migration, and port probes all day.
+_NOT_WORTH_KEEPING: Final = frozenset(
+    {Outcome.NOT_MIGRATION, Outcome.DELIVERED, Outcome.SOURCE_GONE, Outcome.DESTINATION_GONE}
+)
+
 
 class Sessions:
     """The sessions that are running.
@@ -29,6 +40,7 @@ class Sessions:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.arriving = 0  # connections that shake hands
+        self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._running: set[MigrationSession] = set()
         self._nobody = trio.Event()
         self._nobody.set()
@@ -50,11 +62,23 @@ class Sessions:
         if self._nobody.is_set():
             self._nobody = trio.Event()
         try:
-            return await session.run()
+            ending = await session.run()
+            if session.is_main or ending.outcome not in _NOT_WORTH_KEEPING:
+                self._keep(session, ending)
+            return ending
         finally:
             self._running.discard(session)
             if not self._running:
                 self._nobody.set()
+
+    def _keep(self, session: MigrationSession, ending: Ending) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        facts = {key: value for key, value in session.facts().items() if key not in {"phase", "held_bytes"}}
+        self.recent.append({"ended": at, "outcome": ending.outcome.value, "reason": ending.reason, **facts})
+
+    def find(self, ident: str) -> MigrationSession | None:
+        """The migration with this id."""
+        return next((one for one in self._running if one.is_main and one.record.migration == ident), None)
 
     def abandon(self, ending: Ending) -> int:
         """Abandon every session that is not committed. Returns how many that were."""
@@ -75,6 +99,8 @@ class RoutePort:
         self._sessions = sessions
         self._around = around
         self._scope = trio.CancelScope()
+        self._serving = 0
+        self.migrated = trio.Event()  # a migration that came in here has ended
 
     async def serve(self, sessions_nursery: trio.Nursery) -> None:
         """Accept until :meth:`close`.
@@ -88,6 +114,11 @@ class RoutePort:
         with self._scope:
             await trio.serve_listeners(self._accept, self._listeners.listeners, handler_nursery=sessions_nursery)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a connection that came in here is being served."""
+        return self._serving > 0
+
     def close(self) -> None:
         """Take no more connections: the kernel answers with RST from now on, and a source's guest stays where it is."""
         # The cancellation comes first, so that the task does not see its socket closed.
@@ -99,7 +130,7 @@ class RoutePort:
             leg = SocketLeg.take(stream)
         except OSError as error:
             # Gone between accept and the first option: a port probe.
-            self._around.metrics.count_migration(self.route.name, Outcome.NOT_MIGRATION.value)
+            self._around.metrics.count_migration(self.route.metrics_label, Outcome.NOT_MIGRATION.value)
             self._around.journal.debug(f"a connection broke while it was accepted: {error}", route=self.route.name)
             return
         await self.take(leg)
@@ -122,7 +153,14 @@ class RoutePort:
             leg.abort()
             self._turned_away(route, leg.peer, refusal)
             return
-        await self._sessions.run(MigrationSession(secured, route, self._around, towards, accepted))
+        session = MigrationSession(secured, route, self._around, towards, accepted)
+        self._serving += 1
+        try:
+            await self._sessions.run(session)
+        finally:
+            self._serving -= 1
+        if session.is_main:
+            self.migrated.set()
 
     async def _shake_hands(self, leg: SocketLeg, route: Route, tls: ServerTls) -> Leg:
         """Raises :class:`HandshakeFailed`."""
@@ -137,7 +175,7 @@ class RoutePort:
         raise HandshakeFailed(f"no TLS handshake within {route.times.header_s:g} s (limits.header_time_s)")
 
     def _turned_away(self, route: Route, peer: str, ending: Ending) -> None:
-        self._around.metrics.count_migration(route.name, ending.outcome.value)
+        self._around.metrics.count_migration(route.metrics_label, ending.outcome.value)
         tell = self._around.journal.debug if ending.outcome is Outcome.NOT_MIGRATION else self._around.journal.warning
         tell(f"{ending.outcome.value}: {ending.reason}", outcome=ending.outcome.value, route=route.name, source=peer)
 

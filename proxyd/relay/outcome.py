@@ -25,6 +25,7 @@ class Outcome(StrEnum):
     DESTINATION_FAILED = "destination_failed"  # it said SHUT(1), or ended after the commit point without a SHUT
     NOT_REHEARSED = "not_rehearsed"  # the route asks for a rehearsal, and the service could not give one
     DRAINED = "drained"  # a drain ran out of patience before the commit point
+    ABORTED = "aborted"  # an operator ended it before the commit point
     INTERNAL_ERROR = "internal_error"  # a bug of ours
 
 

@@ -35,11 +35,20 @@ class SessionRecord:
     """Every line carries the session's migration id and route, so that one id finds the whole story."""
 
     def __init__(
-        self, route: str, source: str, metrics: Metrics, journal: Journal, host_file: str | None = None
+        self,
+        route: str,
+        source: str,
+        metrics: Metrics,
+        journal: Journal,
+        host_file: str | None = None,
+        *,
+        label: str | None = None,
     ) -> None:
         self.id = secrets.token_hex(6)
+        self.migration = self.id  # the main channel's, once this is known for one of its channels
         self.journal = journal.having(migration=self.id, route=route)
         self._route = route
+        self._label = label or route
         self._source = source
         self._host_file = host_file
         self._channel: str | None = None
@@ -59,20 +68,25 @@ class SessionRecord:
     def joins(self, migration: str, name: str, kind: str) -> None:
         """This is a channel beside the main one: its lines are the migration's, and its end is no migration's."""
         self._channel = name
+        self.migration = migration
         self.journal = self.journal.having(migration=migration, route=self._route)
-        self._metrics.count_channel(self._route, kind)
+        self._metrics.count_channel(self._label, kind)
         self.journal.debug(f"{name} joins its migration", source=self._source)
 
     def recovers(self, destination: str) -> None:
         """A postcopy migration goes on over a new main channel."""
-        self._metrics.count_channel(self._route, "recovery")
+        self._metrics.count_channel(self._label, "recovery")
         self.journal.info("a postcopy migration recovers", source=self._source, destination=destination)
+
+    def relayed_bytes(self, direction: Direction) -> int:
+        """Bytes that this connection has moved so far."""
+        return self._bytes[direction]
 
     def relayed(self, direction: Direction, count: int) -> None:
         """A leg has taken bytes."""
         self._bytes[direction] += count
         with self._contained():
-            self._metrics.count_bytes(self._route, direction, count)
+            self._metrics.count_bytes(self._label, direction, count)
 
     def released(self, intake: Intake) -> None:
         """The commit point is passed, and the released bytes are with the kernel."""
@@ -89,7 +103,7 @@ class SessionRecord:
             self._passthrough(intake)
         else:
             self._planned = True
-            self._metrics.count_plan(self._route, report.plan)
+            self._metrics.count_plan(self._label, report.plan)
             write_plan(self.journal, report.plan)
         self.journal.info(
             "device state released",
@@ -107,12 +121,12 @@ class SessionRecord:
 
     def not_rehearsed(self) -> None:
         """It was to be rehearsed, and nobody could."""
-        self._metrics.count_rehearsal(self._route, "unavailable")
+        self._metrics.count_rehearsal(self._label, "unavailable")
 
     def refused(self, error: RewriteRefused) -> None:
         """The rules forbid this stream, or a rehearsal has shown that it would not arrive whole."""
         self._tell_rehearsal("refused")
-        self._metrics.count_refusals(self._route, error.refusals)
+        self._metrics.count_refusals(self._label, error.refusals)
         write_refusals(self.journal, error.refusals)
 
     def failed(self, error: Exception) -> None:
@@ -132,7 +146,7 @@ class SessionRecord:
                 bytes_to_source=self._bytes[Direction.TO_SOURCE],
             )
             return
-        self._metrics.count_migration(self._route, ending.outcome.value)
+        self._metrics.count_migration(self._label, ending.outcome.value)
         if self._planned and ending.outcome is Outcome.DESTINATION_FAILED:
             self.journal.warning(_PROPOSE, propose=propose_command(self._host_file))
         if silent:
@@ -162,7 +176,7 @@ class SessionRecord:
     def _tell_rehearsal(self, result: str) -> None:
         if self._rehearsal is None:
             return
-        self._metrics.count_rehearsal(self._route, result, self._rehearsal_s)
+        self._metrics.count_rehearsal(self._label, result, self._rehearsal_s)
         self.journal.info(f"rehearsed: {self._rehearsal.summary()}", rehearsal_s=self._rehearsal_s)
         for finding in self._rehearsal.findings:
             self.journal.debug(f"rehearsed: {finding}")

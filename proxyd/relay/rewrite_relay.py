@@ -35,6 +35,7 @@ from typing import Final
 
 import trio
 
+from formats.channel import CLASSIFY_BYTES
 from formats.errors import FormatError, TruncatedStream
 from formats.return_path import ReturnPathReader
 from formats.savevm import ReturnPathMessage
@@ -101,8 +102,12 @@ class RewriteRelay:
     # Source to destination.
 
     async def _forward(self, first: Sequence[Buffer]) -> None:
-        await self._deliver(first)
+        # What it peeks at, first and alone: with that it knows its main channel, and it may read on only once it has
+        # all the others as well. The prologue can bring more than the destination's socket holds.
+        head = memoryview(first[0])
+        await self._deliver((head[:CLASSIFY_BYTES],))
         self._opened()
+        await self._deliver([piece for piece in (head[CLASSIFY_BYTES:], *first[1:]) if piece])
         if not await self._rehearsed():
             return
         # A destination that is lost before the commit point ends this direction: the return path concludes.

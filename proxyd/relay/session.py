@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from formats.channel import ChannelKind, MultifdInit
+from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
 from proxyd.endpoint import Address, Dialled
 from proxyd.journal import Journal
@@ -74,7 +74,9 @@ class MigrationSession:
         accepted: int | None = None,
     ) -> None:
         self.route = route
-        self.record = SessionRecord(route.name, source.peer, around.metrics, around.journal, route.host_file)
+        self.record = SessionRecord(
+            route.name, source.peer, around.metrics, around.journal, route.host_file, label=route.metrics_label
+        )
         self._source = source
         self._destination: Leg | None = None
         self._dialler = around.dialler
@@ -86,6 +88,7 @@ class MigrationSession:
         self._migration: Migration | None = None
         self._intake: Intake | None = None  # of the main channel only
         self._guard = CommitGuard()
+        self._began = trio.current_time()
         self._make_rehearser = around.make_rehearser
         self._rehearser: Rehearser | None = None
 
@@ -93,6 +96,29 @@ class MigrationSession:
     def committed(self) -> bool:
         """Whether the guest may be running on the destination already."""
         return self._guard.committed
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this connection is a migration, as opposed to one of its channels or something else."""
+        return self._migration is not None
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of it at this moment, for ``proxyd status``; times in seconds."""
+        rewriter = None if self._intake is None else self._intake.rewriter
+        return {
+            "id": self.record.migration,
+            "route": self.route.name,
+            "source": self._source.peer,
+            "destination": str(self._towards),
+            "phase": None if rewriter is None else rewriter.phase.value,
+            "machine": None if rewriter is None else rewriter.machine,
+            "committed": self.committed,
+            "channels": 0 if self._migration is None else self._migration.channels,
+            "held_bytes": 0 if rewriter is None else rewriter.held_bytes,
+            "bytes_to_destination": self.record.relayed_bytes(Direction.TO_DESTINATION),
+            "bytes_to_source": self.record.relayed_bytes(Direction.TO_SOURCE),
+            "seconds": round(trio.current_time() - self._began, 3),
+        }
 
     def abandon(self, ending: Ending) -> bool:
         """End the session with both sides reset, unless it is committed. Says whether it could."""
@@ -106,7 +132,6 @@ class MigrationSession:
         Error handling: raises nothing but :class:`trio.Cancelled`, and that not past the commit point. What is
         unexpected is a bug of ours: it is logged, both legs are reset, and other sessions do not notice.
         """
-        began = trio.current_time()
         ending: Ending | None = None
         ran_to_its_end = False
         try:
@@ -130,7 +155,7 @@ class MigrationSession:
             if self._migration is not None:
                 self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
-            self.record.ended(ending, trio.current_time() - began, silent=not self._greeting.first)
+            self.record.ended(ending, trio.current_time() - self._began, silent=not self._greeting.first)
         return ending
 
     async def _carry(self) -> Ending:
@@ -150,7 +175,7 @@ class MigrationSession:
         around = self._around
         migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
-        intake = Intake(around.make_rewriter(self.route), self.route.name, around.metrics)
+        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics)
         self._intake = intake
         buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
@@ -283,8 +308,11 @@ class MigrationSession:
         try:
             await migration.wait_turn(self._accepted)
             self._destination = await self._dial()
-            if first:
-                await self._destination.send_buffers((first,))
+            # What tells the destination which channel it is, and then it is the next one's turn: the destination may
+            # read on only once it has them all, and what follows can be more than its socket holds.
+            await self._destination.send_buffers((first[:MULTIFD_INIT_BYTES],))
+            migration.end_turn(self._accepted)
+            await self._destination.send_buffers((first[MULTIFD_INIT_BYTES:],))
         except (DestinationUnreachable, *GONE) as error:
             ending = Ending(Outcome.DESTINATION_UNREACHABLE, f"{name}: {error}")
             migration.channel_lost(ending)

@@ -209,6 +209,9 @@ class StreamRewriter:
             case events.SectionHeader():
                 self._forward(event, out)
                 self.sections[_KINDS[event.type]] += 1
+            case events.EarlySection():
+                self._forward(event, out)
+                self.sections["full"] += 1
             case events.BulkData() | events.SectionFooter():
                 out.append(event.raw)
             case _:
@@ -229,7 +232,7 @@ class StreamRewriter:
                 event.offset,
             )
 
-    def _forward(self, event: events.SectionHeader, out: list[Buffer]) -> None:
+    def _forward(self, event: events.SectionHeader | events.EarlySection, out: list[Buffer]) -> None:
         """The first section: the last moment at which a stream that could lose its guest is turned away unharmed."""
         if self.phase is Phase.PROLOGUE:
             if self.policy.return_path is ReturnPathPolicy.REQUIRE and not self.return_path:

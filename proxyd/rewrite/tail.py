@@ -122,7 +122,7 @@ def _correct_vmdesc(tail: DeviceTail, before: Sequence[ArmCpu], after: Sequence[
 
 def _self_check(tail: DeviceTail, data: bytes, rewritten: dict[int, ArmCpu], limits: StreamLimits) -> None:
     """Parse the result as the stream was parsed, and compare: all that was not to change must be as it came."""
-    collector = TailCollector(tail.offset, tail.vmdesc.page_size, len(data), limits.sections)
+    collector = TailCollector(tail.offset, tail.vmdesc.page_size, len(data), limits.sections, early=tail.early)
     complete = collector.add(data)
     if complete is None:
         raise SelfCheckFailed(f"the rewritten device state does not parse: {collector.diagnose()}")

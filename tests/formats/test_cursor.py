@@ -111,3 +111,25 @@ def test_a_jump_drops_what_is_left_and_accounts_for_what_was_taken() -> None:
         next(cursor.skip(3))
     cursor.end_bulk()
     assert [(offset, bytes(piece)) for offset, piece in pieces] == [(0, b"0123"), (100, b"abc")]
+
+
+@pytest.mark.parametrize("first", [b"abcdef", b"abc"])
+def test_what_is_given_back_comes_again(first: bytes) -> None:
+    """In the chunk that holds it, and from the one before."""
+    cursor = Cursor()
+    cursor.load(first)
+    taken = bytes(cursor.take_rest())
+    cursor.load(b"ghi")
+    taken += bytes(cursor.take_rest())
+    again = taken[-5:]
+    cursor.unread(again)
+    assert (cursor.offset, cursor.available) == (len(first) + 3 - 5, 5)
+    cursor.begin()
+    with pytest.raises(StopIteration) as read:
+        next(cursor.read(5))
+    assert (read.value.value, cursor.end()) == (again, again)
+    cursor.unread(b"hi")
+    assert (cursor.offset, cursor.available) == (len(first) + 1, 2)
+    cursor.take_rest()
+    cursor.load(b"j")
+    assert cursor.offset == len(first) + 3

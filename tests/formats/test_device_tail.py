@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from formats.device_tail import MAX_CANDIDATES, TailCollector, cut_sections
+from formats.device_tail import MAX_CANDIDATES, EarlyDevice, TailCollector, cut_sections
 from formats.errors import FooterMismatch, FormatError, LimitExceeded, SchemaMismatch, TruncatedStream
 from formats.vmdesc import parse_vmdesc
 from tests import builders as b
@@ -108,7 +108,7 @@ def test_limits() -> None:
 
 
 def cut(wire: bytes, devices: list[b.Device]) -> None:
-    cut_sections(wire, parse_vmdesc(b.vmdesc(devices)[5:]), 0x100)
+    cut_sections(wire, parse_vmdesc(b.vmdesc(devices)[5:]).devices, 0x100)
 
 
 @pytest.mark.parametrize(
@@ -150,3 +150,37 @@ def cut(wire: bytes, devices: list[b.Device]) -> None:
 def test_sections_that_are_not_as_described(wire: bytes, kind: type[FormatError], message: str) -> None:
     with pytest.raises(kind, match=message):
         cut(wire, [b.Device(b"dev", b"12")])
+
+
+EARLY = EarlyDevice("0000:00:01.0/virtio-mem-device-early", 0, 1, 44)
+EARLY_DESCRIBED = b.Device(EARLY.idstr.encode(), bytes(44))
+
+
+def test_sections_that_came_before_memory_are_described_first_and_cut_no_more() -> None:
+    sections = TAIL[: -len(b.vmdesc(DEVICES))]
+    tail = TailCollector(0x1000, b.PAGE, early=(EARLY,))
+    complete = tail.add(sections + b.vmdesc([EARLY_DESCRIBED, *DEVICES]))
+    assert complete is not None
+    assert [section.device.name for section in complete.sections] == [device.name.decode() for device in DEVICES]
+    assert EARLY.name == "0000:00:01.0/virtio-mem-device-early/0"
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        (DEVICES, f"vmdesc: device 0 expected to be {EARLY.name}, found arm_gicv3/0"),
+        ([], f"vmdesc: device 0 expected to be {EARLY.name}, found none"),
+        (
+            [b.Device(EARLY.idstr.encode(), bytes(44), version=2)],
+            f"vmdesc: device 0 expected to be {EARLY.name}, found",
+        ),
+        (
+            [b.Device(EARLY.idstr.encode(), bytes(43)), *DEVICES],
+            f"{EARLY.name}: 43 bytes expected by the vmdesc, 44 were taken",
+        ),
+    ],
+)
+def test_what_was_taken_before_memory_must_be_what_the_vmdesc_says(described: list[b.Device], message: str) -> None:
+    tail = TailCollector(0x1000, b.PAGE, early=(EARLY,))
+    assert tail.add(TAIL[: -len(b.vmdesc(DEVICES))] + b.vmdesc(described)) is None
+    assert message in str(tail.diagnose())

@@ -109,6 +109,7 @@ def test_every_prefix_is_a_clean_truncation() -> None:
 
 
 ONE = b.start(2, b.mem_size({b"r": b.PAGE}) + b.EOS)
+BITMAPS = b.start(5, b"\x01", b"dirty-bitmap", 1)
 
 BAD: list[tuple[bytes, type[FormatError], str]] = [
     (b"GET / HTTP/1.1\r\n", SchemaMismatch, "at 0x0: not a migration stream: b'QEVM' expected, found b'GET '"),
@@ -148,9 +149,14 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         "at 0x8: at most 64 capabilities expected, found 65",
     ),
     (
-        b.MAGIC + b.configuration(capabilities=[b"x-ignore-shared"]),
-        UnsupportedStream,
-        "at 0x8: x-ignore-shared is not supported by this version (migrate_set_capability x-ignore-shared off)",
+        b.MAGIC + b.configuration(capabilities=[b"x-ignore-shared"]) + b.POSTCOPY_ADVISE,
+        SchemaMismatch,
+        "at 0x72: POSTCOPY_ADVISE: expected once, and neither with x-ignore-shared nor in a mapped-ram file",
+    ),
+    (
+        HEAD + b.POSTCOPY_ADVISE * 2,
+        SchemaMismatch,
+        "at 0x53: POSTCOPY_ADVISE: expected once, and neither with x-ignore-shared nor in a mapped-ram file",
     ),
     (
         b.MAGIC + b.configuration(capabilities=[b"mapped-ram"]) + b"\x01",
@@ -172,9 +178,20 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
     (HEAD + b"\x09", SchemaMismatch, "at 0x3e: section type expected, found 0x09"),
     (HEAD + b"\x00", SchemaMismatch, "at 0x3e: device sections expected before the end of the stream, found EOF"),
     (
-        HEAD + b.start(2, b"", b"dirty-bitmap", 1),
+        HEAD + b.start(2, b"", b"spapr/htab", 1),
         UnknownSection,
-        "at 0x3e: iterable section 'dirty-bitmap'/0 version 1: its end cannot be found (known: ram version 4)",
+        (
+            "at 0x3e: iterable section 'spapr/htab'/0 version 1: its end cannot be found "
+            "(known: dirty-bitmap version 1, ram version 4, vfio version 1)"
+        ),
+    ),
+    (
+        HEAD + b.start(2, b"", b"block", 1),
+        UnsupportedStream,
+        (
+            "at 0x3e: block migration (migrate -b, or migrate_set_capability block on; removed in QEMU 9.1) is not "
+            "supported: copy the disks by NBD or keep them on shared storage"
+        ),
     ),
     (HEAD + b.part(7, b""), SchemaMismatch, "at 0x3e: section PART: id of an open section expected, found 7"),
     (HEAD + b.end(7, b""), SchemaMismatch, "at 0x3e: section END: id of an open section expected, found 7"),
@@ -185,11 +202,11 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         f"at {0x3E + len(ONE) - 5:#x}: section 'ram': footer 7e with id 2 expected, found 7e 00 00 00 09",
     ),
     (
-        HEAD + b.Device(b"virtio-mem-device-early", b"x").wire(3),
-        UnsupportedStream,
+        HEAD + ONE + BITMAPS + b.part(2, b.EOS) + b.end(2, b.EOS) + b.devices()[0].wire(3),
+        SchemaMismatch,
         (
-            "at 0x3e: device section 'virtio-mem-device-early' before the end of RAM (an early section, as virtio-mem "
-            "has, or a background snapshot) is not supported by this version"
+            f"at {0x3E + len(ONE + BITMAPS + 2 * b.part(2, b.EOS)):#x}: device sections expected behind the end of "
+            "dirty-bitmap, found one before"
         ),
     ),
 ]
@@ -200,6 +217,63 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
 def test_one_clear_error(wire: bytes, kind: type[FormatError], message: str, step: int | None) -> None:
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         parse(wire, step)
+
+
+EARLY = b.Device(b"0000:00:01.0/virtio-mem-device-early", b"plugged: " + b"\x7e" + b.be32(9) + b"!", fields=[])
+
+
+@pytest.mark.parametrize("step", [None, 1, 5])
+@pytest.mark.parametrize("before_ram", [True, False])
+def test_a_device_section_before_memory(step: int | None, before_ram: bool) -> None:
+    """QEMU 11.1 sends it before the START of RAM, 10.0 behind it. It is never part of the tail."""
+    start, rest = ONE, b.part(2, b.page(0, block=b"r") + b.EOS) + b.end(2, b.EOS)
+    setup = EARLY.wire(9) + start if before_ram else start + EARLY.wire(9)
+    sections = b"".join(device.wire(3 + i) for i, device in enumerate(b.devices()))
+    wire = HEAD + setup + rest + sections + b"\0" + b.vmdesc([EARLY, *b.devices()])
+    seen = parse(wire, step)
+    assert b"".join(bytes(event.raw) for event in seen) == wire
+    (early,) = [event for event in seen if isinstance(event, events.EarlySection)]
+    assert (bytes(early.raw), early.section_id) == (EARLY.wire(9), 9)
+    assert (early.device.idstr, early.device.payload_bytes) == (EARLY.name.decode(), len(EARLY.payload))
+    tail = seen[-1]
+    assert isinstance(tail, events.DeviceTail)
+    assert (tail.early, len(tail.sections)) == ((early.device,), 4)
+
+
+def test_device_sections_before_memory_are_bounded() -> None:
+    message = r"at most 2 device sections before memory expected \(limit sections\)$"
+    with pytest.raises(LimitExceeded, match=message):
+        parse(HEAD + EARLY.wire(9) * 3 + ONE, limits=ParserLimits(sections=2))
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_a_background_snapshot_has_no_end_of_ram(step: int | None) -> None:
+    wire = HEAD + ONE + b.part(2, b.page(0, block=b"r") + b.EOS) + b.tail(b.devices())
+    seen = parse(wire, step)
+    assert isinstance(seen[-1], events.DeviceTail)
+    assert len(seen[-1].sections) == 4
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_every_kind_of_iterable_section(step: int | None) -> None:
+    vfio = b.start(7, b.be64(0xFFFFFFFFEF100003) + b.be64(0xFFFFFFFFEF100001), b"0000:00:02.0/vfio", 1)
+    ends = b.end(5, b"\x01") + b.end(7, b.be64(0xFFFFFFFFEF100001)) + b.end(2, b.EOS)
+    wire = HEAD + ONE + BITMAPS + vfio + ends + b.tail(b.devices())
+    starts = [event.idstr for event in parse(wire, step) if isinstance(event, events.SectionHeader)][:3]
+    assert starts == ["ram", "dirty-bitmap", "0000:00:02.0/vfio"]
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_blocks_with_hidden_fields(step: int | None) -> None:
+    block = b.be64(b.PAGE | b.FLAG_MEM_SIZE) + b.counted(b"r") + b.be64(b.PAGE)
+    rest = b.end(2, b.EOS) + b.tail(b.devices())
+    shared = b.MAGIC + b.configuration(capabilities=[b"x-ignore-shared"]) + b.start(2, block + b.be64(1 << 30) + b.EOS)
+    assert isinstance(parse(shared + rest, step)[-1], events.DeviceTail)
+    huge = HEAD + b.POSTCOPY_ADVISE + b.start(2, block + b.be64(1 << 21) + b.EOS)
+    assert isinstance(parse(huge + rest, step)[-1], events.DeviceTail)
+    # Dirty bitmaps alone advise postcopy, too, but no page sizes come of it.
+    with pytest.raises(SchemaMismatch, match=r"flags 0x0 are none"):
+        parse(HEAD + b"\x08\x00\x03\x00\x00" + b.start(2, block + b.be64(1 << 21) + b.EOS) + rest, step)
 
 
 @pytest.mark.parametrize("step", [None, 1, 5])

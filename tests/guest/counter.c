@@ -14,22 +14,14 @@
  *
  * What it is not: it takes no exception and uses no second vCPU; the kernel lab's guest does. */
 
-typedef unsigned long u64;
-typedef unsigned int u32;
+#include "board.h"
 
-#define MMIO32(address) (*(volatile u32 *)(address))
-#define UART_DR 0x09000000ul
-#define UART_FR 0x09000018ul
-#define UART_FR_TXFF 0x20
 #define GICD_CTLR 0x08000000ul
 #define GICD_ISENABLER0 0x08000100ul
 #define GICC_CTLR 0x08010000ul
 #define GICC_PMR 0x08010004ul
 #define VIRTUAL_TIMER_INTERRUPT 27
 #define TICKS_PER_SECOND 50
-
-#define READ(reg) ({ u64 v_; asm volatile("mrs %0, " #reg : "=r"(v_)); v_; })
-#define WRITE(reg, value) asm volatile("msr " #reg ", %0\n\tisb" :: "r"((u64)(value)) : "memory")
 
 /* Registers that nothing in this program depends on, and a value for each that all its bits can hold. */
 #define COOKIES(X) \
@@ -60,26 +52,6 @@ typedef unsigned int u32;
 static const char *const cookie_names[] = { COOKIES(NAME) };
 static const u64 cookie_values[] = { COOKIES(VALUE) };
 static const char *const identity_names[] = { IDENTITY(NAME) };
-
-static void put(char c)
-{
-	while (MMIO32(UART_FR) & UART_FR_TXFF)
-		;
-	MMIO32(UART_DR) = c;
-}
-
-static void print(const char *s)
-{
-	while (*s)
-		put(*s++);
-}
-
-static void print_decimal(u64 n)
-{
-	if (n > 9)
-		print_decimal(n / 10);
-	put('0' + n % 10);
-}
 
 /* The program is compiled without floating point, so Q8 and Q31 are free to hold a cookie. */
 static void set_vectors(u64 q8, u64 q31)
@@ -145,10 +117,3 @@ void run(void)
 		print(clean ? " ok\n" : "\n");
 	}
 }
-
-asm(".section .text.start\n"
-    ".global start\n"
-    "start:\n"
-    "	ldr	x0, =0x40200000\n"
-    "	mov	sp, x0\n"
-    "	bl	run\n");

@@ -1,21 +1,21 @@
-"""Reading what the counting guest (tests/guest/counter.c) printed, on one machine or across a move."""
+"""Building the guests (tests/guest) that count, and reading what they printed, on one machine or across a move."""
 
 import subprocess
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "guest" / "counter.c"
+SOURCES = Path(__file__).parent.parent / "guest"
 
 
-def build(directory: Path) -> Path:
-    """Compile the guest into *directory* and return the ELF image."""
-    image = directory / "counter.elf"
+def build(name: str, directory: Path) -> Path:
+    """Compile the guest *name* (``counter``: watches registers; ``patterns``: watches RAM); return the ELF image."""
+    image = directory / f"{name}.elf"
     subprocess.run(
         [
             *("aarch64-linux-gnu-gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-ffreestanding", "-nostdlib", "-static"),
             *("-fno-pic", "-fno-stack-protector", "-mstrict-align", "-mgeneral-regs-only"),
             # RAM of the virt machine starts at 0x40000000 with the device tree; one writable segment will do.
             "-Wl,--build-id=none,--no-warn-rwx-segments,-N,-e,start,-Ttext-segment=0x40080000",
-            *("-o", str(image), str(SOURCE)),
+            *("-o", str(image), str(SOURCES / f"{name}.c")),
         ],
         check=True,
     )

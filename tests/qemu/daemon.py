@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -60,14 +60,21 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def proxyd(directory: Path, destination_port: int, **route: str | list[str]) -> AsyncIterator[Daemon]:
-    """Run ``proxyd serve`` with one route to 127.0.0.1:*destination_port*; *route* gives its further keys."""
+async def proxyd(
+    directory: Path,
+    destination_port: int,
+    *,
+    tls: Mapping[str, str | bool | list[str]] | None = None,
+    **route: str | list[str],
+) -> AsyncIterator[Daemon]:
+    """Run ``proxyd serve`` with one route to 127.0.0.1:*destination_port*; *route* and *tls* give its further keys."""
     port = free_port()
     keys = {"name": "test", "listen": f"127.0.0.1:{port}", "destination": f"127.0.0.1:{destination_port}", **route}
     config = directory / "proxyd.toml"
     config.write_text(
         '[metrics]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n[[route]]\n'
-        + "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys.items()),
+        + _keys(keys)
+        + (f"[route.tls]\n{_keys(tls)}" if tls else "")
     )
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         # Abstract namespace: a path below the test's directory can be too long for a socket's name.
@@ -89,12 +96,20 @@ async def proxyd(directory: Path, destination_port: int, **route: str | list[str
                 with trio.move_on_after(SECONDS) as waiting:
                     await process.wait()
                 assert not waiting.cancelled_caught, f"proxyd ignored SIGTERM\n{daemon.stderr.decode()}"
+        except BaseException as error:
+            error.add_note(f"proxyd's log:\n{daemon.stderr.decode()}")
+            raise
         finally:
             with trio.CancelScope(shield=True):
                 process.kill()
                 await process.wait()
                 assert process.stderr is not None
                 await process.stderr.aclose()
+
+
+def _keys(table: Mapping[str, str | bool | list[str]]) -> str:
+    """Return *table* as TOML, of which JSON's strings, booleans and lists are a part."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 async def _ready(manager: trio.socket.SocketType, daemon: Daemon) -> None:

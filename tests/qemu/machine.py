@@ -1,4 +1,4 @@
-"""One QEMU process with the counting guest in it, and what can be seen of it from outside.
+"""One QEMU process with a guest of tests/guest in it, and what can be seen of it from outside.
 
 The process talks to the test through two inherited sockets (monitor and serial line) and its standard error;
 it is killed, by its own pid, when the context ends. Waiting is always for something QEMU said or did.
@@ -107,6 +107,7 @@ class Machine:
         assert self.process.stderr is not None
         async for chunk in self.process.stderr:
             self.stderr += chunk
+            self.qmp.news.unpark_all()
         self.stderr_closed = True
         self.qmp.news.unpark_all()
 

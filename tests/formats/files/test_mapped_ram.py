@@ -45,6 +45,15 @@ def test_only_what_is_between_the_pages_is_read(head: bytes, chunk: int) -> None
     assert parser.tail_offset == found[-1].offset
 
 
+@pytest.mark.parametrize("chunk", [1, 4096])
+def test_memory_that_is_shared_is_not_in_the_file(chunk: int) -> None:
+    data = images.mapped_ram(shared={b"ram0": 32 * images.MIB})
+    parser, found = parse(data, chunk=chunk)
+    assert parser.mapped_ram is not None
+    assert [one.name for one in parser.mapped_ram.blocks] == ["mach-virt.ram", "/rom@etc/acpi/rsdp"]
+    assert isinstance(found[-1], events.DeviceTail)
+
+
 def test_a_multifd_flush_is_no_page() -> None:
     data = images.mapped_ram()
     at = data.rindex(b.part(2, b.EOS))

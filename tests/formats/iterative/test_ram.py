@@ -7,8 +7,9 @@ import re
 import pytest
 
 from formats.cursor import Cursor
-from formats.errors import FormatError, LimitExceeded, SchemaMismatch
+from formats.errors import FormatError, LimitExceeded, SchemaMismatch, UnsupportedStream
 from formats.iterative import ram
+from formats.iterative.ram_blocks import PLAIN, BlockFields
 from tests import builders as b
 
 BLOCK = b"mach-virt.ram"
@@ -29,11 +30,11 @@ RECORDS = [
 ]
 
 
-def walk(wire: bytes, step: int) -> tuple[int, bytes]:
+def walk(wire: bytes, step: int, fields: BlockFields = PLAIN) -> tuple[int, bytes]:
     """Walk ``wire`` in chunks; returns how far the walk went and the bulk that came out."""
     cursor, pieces = Cursor(), []
     cursor.begin_bulk(pieces)
-    steps = ram.walk(cursor, b.PAGE)
+    steps = ram.walk(cursor, b.PAGE, fields)
     chunks = iter([wire[i : i + step] for i in range(0, len(wire), step)])
     while True:
         try:
@@ -85,7 +86,11 @@ def test_pages_of_64_kib() -> None:
         (b.be64(0x30), SchemaMismatch, "at 0x0: RAM record: flag 0x10 expected alone, found 0x30"),
         (b.be64(0x0C), SchemaMismatch, "at 0x0: RAM record: flag 0x4 expected alone, found 0xc"),
         (b.be64(0x0A) + b.counted(BLOCK), SchemaMismatch, "at 0x0: RAM record: contradicting flags 0xa"),
-        (b.be64(0x80), SchemaMismatch, "at 0x0: RAM record: flags 0x80 are none that precopy over a socket has"),
+        (
+            b.be64(0x80),
+            UnsupportedStream,
+            "at 0x0: RDMA migration is not supported: memory does not go through the stream",
+        ),
         (b.be64(0x00), SchemaMismatch, "at 0x0: RAM record: flags 0x0 are none that precopy over a socket has"),
         (b.be64(0x08) + b"\0", SchemaMismatch, "at 0x0: RAM record: empty block name"),
         (b.be64(0x60) + b"\x02\0\0", SchemaMismatch, "at 0x0: RAM record: XBZRLE encoding 1 expected, found 2"),
@@ -114,3 +119,20 @@ def test_pages_of_64_kib() -> None:
 def test_what_qemu_would_not_write(wire: bytes, kind: type[FormatError], message: str) -> None:
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         walk(wire + b.EOS, 1 << 20)
+
+
+HUGE = b.be64(b.PAGE | b.FLAG_MEM_SIZE) + b.counted(b"x") + b.be64(b.PAGE) + b.be64(1 << 21)
+USUAL = HUGE[:-8]
+
+
+@pytest.mark.parametrize("blocks", [HUGE, USUAL])
+@pytest.mark.parametrize("then", [b.EOS, b.be64(b.FLAG_MULTIFD_FLUSH) + b.EOS])
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_a_list_with_page_sizes_ends_where_it_ends(blocks: bytes, then: bytes, step: int) -> None:
+    wire = blocks + then
+    assert walk(wire + b"\x7e", step, BlockFields(page_size=True)) == (len(wire), wire)
+
+
+def test_what_follows_a_list_with_page_sizes() -> None:
+    with pytest.raises(SchemaMismatch, match=r"^at 0x0: RAM block list: EOS expected behind it, found flags 0x28$"):
+        walk(USUAL + b.page(0), 1000, BlockFields(page_size=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from formats import events
+from formats.iterative.ram_blocks import BlockFields
 from formats.iterative.ram_census import RamBlock, RamCensus
 from formats.parser import StreamParser
 from tests import builders as b
@@ -43,6 +44,23 @@ def test_pages_are_counted_by_block_and_kind(step: int) -> None:
         RamBlock("mach-virt.ram", 8 * b.PAGE, pages=2, zero_pages=2, encoded_pages=1),
         RamBlock("virt.flash0", b.PAGE, zero_pages=1, encoded_pages=1),
     )
+
+
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize("page_size", [b"", b.be64(1 << 21)])
+def test_blocks_with_a_page_size_of_their_own(step: int, page_size: bytes) -> None:
+    wire = (
+        b.be64(b.PAGE | b.FLAG_MEM_SIZE)
+        + b.counted(b"ram")
+        + b.be64(b.PAGE)
+        + page_size
+        + b.EOS
+        + b.zero_page(0, b"ram")
+    )
+    census = RamCensus(b.PAGE, BlockFields(page_size=True))
+    for i in range(0, len(wire), step):
+        census.feed(wire[i : i + step])
+    assert census.blocks == (RamBlock("ram", b.PAGE, zero_pages=1),)
 
 
 @pytest.mark.parametrize("name", FULL)

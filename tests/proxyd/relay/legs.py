@@ -14,8 +14,9 @@ import trio
 class _Wire:
     """One direction."""
 
-    def __init__(self, capacity: int | None) -> None:
+    def __init__(self, capacity: int | None, *, exact: bool) -> None:
         self.capacity = capacity
+        self.exact = exact  # takes not a byte more, where otherwise it takes the last buffer whole
         self.data = bytearray()
         self.ended = False  # FIN
         self.reset = False  # RST from the writer
@@ -69,18 +70,22 @@ class MemoryLeg:
     async def send_buffers(self, buffers: Sequence[bytes | bytearray | memoryview]) -> None:
         await trio.lowlevel.checkpoint()
         for buffer in buffers:
-            if self.is_closed:
-                raise trio.ClosedResourceError("closed here")
+            pending = memoryview(buffer)
             while True:
                 if self.is_closed:
                     raise trio.ClosedResourceError("closed here")
                 if self._out.refused or self._in.reset:
                     raise trio.BrokenResourceError("broken pipe")
-                if self._out.capacity is None or len(self._out.data) < self._out.capacity:
+                room = len(pending) if self._out.capacity is None else self._out.capacity - len(self._out.data)
+                if room > 0 and not self._out.exact:
+                    room = len(pending)
+                if room > 0:
+                    self._out.data += pending[:room]
+                    self._out.change()
+                    pending = pending[room:]
+                if not pending:
                     break
                 await self._out.changed.wait()
-            self._out.data += buffer
-            self._out.change()
 
     async def say(self, data: bytes) -> None:
         await self.send_buffers((data,))
@@ -114,7 +119,7 @@ class MemoryLeg:
             self._in.change()
 
 
-def leg_pair(here: str, there: str, capacity: int | None = None) -> tuple[MemoryLeg, MemoryLeg]:
+def leg_pair(here: str, there: str, capacity: int | None = None, *, exact: bool = False) -> tuple[MemoryLeg, MemoryLeg]:
     """A connection: the end that ``here`` holds, and the end that ``there`` holds."""
-    forth, back = _Wire(capacity), _Wire(capacity)
+    forth, back = _Wire(capacity, exact=exact), _Wire(capacity, exact=exact)
     return MemoryLeg(there, back, forth), MemoryLeg(here, forth, back)

@@ -40,6 +40,7 @@ class Scene:
         self.advised = advised
         self.rewriters: list[ScriptedRewriter] = []
         self.refuse_after: int | None = None
+        self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
         self._around = Surroundings(self.metrics, journal, lambda _route: self._rewriter(), self._dial)
         self._nursery = nursery
         self._dialled: list[MemoryLeg] = []
@@ -56,7 +57,7 @@ class Scene:
     async def _dial(self, _address: Address, _timeout_s: float) -> MemoryLeg:
         if self.refuse_after is not None and len(self._dialled) >= self.refuse_after:
             raise DestinationUnreachable("nobody is there")
-        destination, leg = leg_pair("destination:2", "proxyd")
+        destination, leg = leg_pair("destination:2", "proxyd", self.capacity, exact=True)
         self._dialled.append(destination)
         await self._send.send(destination)
         return leg
@@ -144,6 +145,22 @@ async def test_the_main_channel_is_dialled_first_and_the_others_in_order(autojum
     joined = [fields["migration"] for _, text, fields in scene.told.lines if "joins" in text]
     (begins,) = [fields["migration"] for _, text, fields in scene.told.lines if text == "migration begins"]
     assert joined == [begins] * 3
+
+
+async def test_a_destination_that_reads_on_only_once_it_has_all_channels(autojump_clock: MockClock) -> None:
+    """What has come of a channel by the time it is dialled may be more than the destination's socket holds."""
+    async with a_scene() as scene:
+        scene.capacity = 64
+        main = scene.connect("main")
+        for number in range(2):
+            channel = scene.connect(str(number))
+            await channel.say(b.multifd_init(UUID, number) + bytes(1000))
+            await wait_all_tasks_blocked()
+        await main.say(b"QEVM/" + b"pages" * 100)
+        there, *others = [await scene.accepted() for _ in range(3)]
+        for number, other in enumerate(others):
+            assert await other.receive_exactly(1064) == b.multifd_init(UUID, number) + bytes(1000)
+        assert await there.receive_exactly(505) == b"QEVM/" + b"pages" * 100
 
 
 async def test_channels_that_connect_after_the_main_channel_has_spoken(autojump_clock: MockClock) -> None:
