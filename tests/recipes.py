@@ -1,8 +1,8 @@
 """Recipes of docs/operations.md, cut out of the page so that tests run what people read.
 
-A recipe is a fenced block right after a line ``<!-- recipe: NAME -->``. What a test has to replace in one (names of hosts
-and files, which differ on every machine) it names, and a replacement for something that is not there is an error: the
-page and the test cannot drift apart.
+A recipe is a fenced block right after a line ``<!-- recipe: NAME -->``. What a test has to replace in one (hosts and
+files, which differ on every machine) it names, and a replacement for something that is not there is an error: page and
+test cannot drift apart.
 """
 
 import re
@@ -29,7 +29,9 @@ def recipes(page: str) -> dict[str, str]:
         name = marked["name"]
         block = _BLOCK.match(page, marked.start("rest"))
         if block is None:
-            raise RecipeError(f"recipe {name!r}: expected a fenced block right after its marker, found {marked['rest']!r}")
+            raise RecipeError(
+                f"recipe {name!r}: expected a fenced block right after its marker, found {marked['rest']!r}"
+            )
         if name in found:
             raise RecipeError(f"recipe {name!r} is on the page twice")
         found[name] = block["text"]

@@ -19,7 +19,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
 @pytest.fixture(scope="session")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the counting guest as an ELF image."""
-    return counting.build(tmp_path_factory.mktemp("guest"))
+    return counting.build("counter", tmp_path_factory.mktemp("guest"))
 
 
 @pytest.fixture

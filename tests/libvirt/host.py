@@ -182,8 +182,12 @@ def host(name: str, address: str, files: Path, shared: Path, bridge: Host | None
     process = subprocess.Popen(
         ["unshare", *namespaces, "sh", "-c", SETUP],
         env={
-            **{"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "ROOT": str(root), "PREFIX": str(prefix())},
-            **{"NAME": name, "SHARED": str(shared), "FILES": str(files)},
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "NAME": name,
+            "ROOT": str(root),
+            "PREFIX": str(prefix()),
+            "SHARED": str(shared),
+            "FILES": str(files),
             "DAEMON": LIBVIRTD if bridge else "",
         },
         stdin=subprocess.PIPE,

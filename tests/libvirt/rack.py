@@ -97,30 +97,30 @@ class Rack:
         image = self.shared / "kernel"
         image.write_bytes(kernel.read_bytes())
         xml.write_text(DOMAIN.format(kernel=image, data=data, address=DATA_AT))
-        for host in self.hosts:
+        for one in self.hosts:
             for log in ("/var/log/console", "/var/log/libvirt/qemu/guest.log"):
-                host.path(log).write_bytes(b"")
+                one.path(log).write_bytes(b"")
         self.source.virsh("define", str(xml))
         self.source.virsh("start", "guest")
         try:
             self.source.ticks(5)
             yield
         finally:
-            for host in self.hosts:
-                host.try_run("virsh", "destroy", "guest")
-                host.try_run("virsh", "undefine", "--managed-save", "guest")
+            for one in self.hosts:
+                one.try_run("virsh", "destroy", "guest")
+                one.try_run("virsh", "undefine", "--managed-save", "guest")
 
-    def is_intact_at(self, host: Host) -> bool:
-        """Say whether the guest runs at *host*, goes on there, and has the memory with which it began."""
-        assert host.state("guest") == "running", host.account()
-        host.ticks(5)
+    def is_intact_at(self, place: Host) -> bool:
+        """Say whether the guest runs at *place*, goes on there, and has the memory with which it began."""
+        assert place.state("guest") == "running", place.account()
+        place.ticks(5)
         dump = self.shared / "dump"
-        host.virsh("qemu-monitor-command", "guest", "--hmp", f'pmemsave {DATA_AT:#x} {DATA_BYTES:#x} "{dump}"')
+        place.virsh("qemu-monitor-command", "guest", "--hmp", f'pmemsave {DATA_AT:#x} {DATA_BYTES:#x} "{dump}"')
         return dump.read_bytes() == (self.shared / "data").read_bytes()
 
     def said(self) -> set[str]:
         """Return what the guest said of its registers, on both hosts together; its count has to go on."""
-        return set(counting.findings(*(host.console() for host in self.hosts)))
+        return set(counting.findings(*(one.console() for one in self.hosts)))
 
 
 def _files(directory: Path, name: str, authority: Path) -> Path:

@@ -53,7 +53,9 @@ def arrived(hosts: Rack, log: Path) -> None:
 
 @pytest.mark.parametrize("how", DIRECT)
 def test_without_proxyd_destination_refuses_and_guest_goes_on(racked: Rack, how: str) -> None:
-    said = racked.source.try_run("virsh", "migrate", "--live", *DIRECT[how], "guest", "qemu+tcp://destination.example/system")
+    said = racked.source.try_run(
+        "virsh", "migrate", "--live", *DIRECT[how], "guest", "qemu+tcp://destination.example/system"
+    )
     assert said.status == 1
     assert "migration" in said.output
     log = racked.destination.path("/var/log/libvirt/qemu/guest.log").read_text()
@@ -111,7 +113,9 @@ def test_postcopy(racked: Rack, tmp_path: Path) -> None:
     racked.source.virsh("migrate-setspeed", "guest", "1")  # MiB/s, until the switch
     assert migrate.pop() == "&"
     with proxyd(racked.proxy, tmp_path, route("route", racked, 'postcopy = "may-lose-guest"\n')) as log:
-        with subprocess.Popen(racked.source.command(*migrate), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+        with subprocess.Popen(
+            racked.source.command(*migrate), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as running:
             wait_until(lambda: racked.source.try_run(*switch).status == 0, "switch to postcopy", *racked.hosts)
             output, _ = running.communicate()
         assert running.returncode == 0, output.decode() + log.read_text()
