@@ -36,7 +36,7 @@ cp -a "$PREFIX/etc/." etc
 cp -a "$PREFIX/var/." var
 rm -rf var/run
 ln -s ../run var/run
-mkdir -p var/log/libvirt/qemu var/lib/libvirt var/cache/libvirt var/lib/libvirt/qemu/save "./$SHARED" "$SHARED/$NAME.saved"
+mkdir -p var/log/libvirt/qemu var/lib/libvirt/qemu/save var/cache/libvirt "./$SHARED" "$SHARED/$NAME.saved"
 mount --bind "$SHARED/$NAME.saved" var/lib/libvirt/qemu/save
 mount --bind "$SHARED" "./$SHARED"
 mount -t proc proc proc
