@@ -44,9 +44,9 @@ CASES = [
     ("empty", b"", 1, "the stream ends inside the file header"),
     (
         "unknown section",
-        HEAD + b.start(2, b"", b"vfio", 1),
+        HEAD + b.start(2, b"", b"spapr/htab", 1),
         1,
-        "iterable section 'vfio'/0 version 1: its end cannot be",
+        "iterable section 'spapr/htab'/0 version 1: its end cannot be",
     ),
     ("list out of order", DISORDERED, 1, "cpu/0: cpreg list: ids in ascending order expected, found TCR2_EL1"),
     ("length field lying", LYING, 1, "cpreg_vmstate_array_len says 2, the vmdesc gives cpreg_vmstate_indexes 3"),
