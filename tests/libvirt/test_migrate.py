@@ -101,10 +101,14 @@ def test_recipe(racked: Rack, tmp_path: Path, at: str, routes: str, recipe_name:
         arrived(racked, log)
 
 
-def test_parallel_with_tls(racked: Rack, tmp_path: Path) -> None:
-    ((program, verb, *command),) = virsh("virsh tls")
-    with proxyd(racked.proxy, tmp_path, route("route tls", racked)) as log:
-        racked.source.run(program, verb, "--parallel", *command)
+@pytest.mark.parametrize(
+    ("routes", "recipe_name", "more"),
+    [("route tls", "virsh tls", "--parallel"), ("route", "virsh precopy", "--p2p")],
+)
+def test_recipe_with_another_option(racked: Rack, tmp_path: Path, routes: str, recipe_name: str, more: str) -> None:
+    ((*command,),) = virsh(recipe_name)
+    with proxyd(racked.proxy, tmp_path, route(routes, racked)) as log:
+        racked.source.run(*command, more)
         arrived(racked, log)
 
 
