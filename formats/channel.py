@@ -6,6 +6,7 @@ preempt channel has no magic of its own.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +22,18 @@ MULTIFD_INIT_BYTES: Final = 64
 MULTIFD_VERSION: Final = 1
 _MULTIFD_INIT: Final = struct.Struct(">4sI16sB39x")
 
-# QEMU_VM_COMMAND, MIG_CMD_OPEN_RETURN_PATH: what a source says first on the main channel with which it recovers a
-# postcopy migration (migration/savevm.c: qemu_savevm_send_open_return_path); no file header comes before it.
-_RECOVERY: Final = b"\x08\x00\x01\x00"
+# QEMU_VM_COMMAND, MIG_CMD_RECV_BITMAP, and the upper byte of its length: what a source says first on the main channel
+# with which it recovers a postcopy migration, for each block of RAM (migration/ram.c: ram_dirty_bitmap_sync_all); no
+# file header comes before it. Seen with 7.2, 10.0 and 11.1.
+_RECOVERY: Final = b"\x08\x00\x0a\x00"
 
 _TLS_HANDSHAKE: Final = b"\x16\x03"
+
+
+# Machine types up to this one connect the preempt channel when the migration is set up, later ones when it switches to
+# postcopy (hw/core/machine.c: hw_compat_7_2, x-preempt-pre-7-2; migration.c: postcopy_start).
+_PREEMPT_AT_SETUP: Final = (7, 2)
+_MACHINE_VERSION: Final = re.compile(r"-(\d+)\.(\d+)$")
 
 
 class ChannelKind(StrEnum):
@@ -50,6 +58,12 @@ def classify(first: bytes) -> ChannelKind:
     if first[:2] == _TLS_HANDSHAKE:
         return ChannelKind.TLS
     return ChannelKind.UNKNOWN
+
+
+def preempts_from_setup(machine: str | None) -> bool:
+    """Whether a source with this machine type connects its preempt channel at once, or may: an unversioned type."""
+    found = _MACHINE_VERSION.search(machine or "")
+    return found is None or (int(found[1]), int(found[2])) <= _PREEMPT_AT_SETUP
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ class Daemon:
         self._server: MetricsServer
         self._nursery: trio.Nursery | None = None
         self._drain_asked = trio.Event()
+        self._reloading = trio.Lock()
         self._patience = trio.CancelScope()
 
     async def open(self) -> None:
@@ -227,32 +228,45 @@ class Daemon:
     # Reload.
 
     async def reload(self) -> bool:
-        """Read the configuration again, and put it in force whole or not at all. Says whether it is in force."""
-        self._notifier.reloading()
-        try:
-            if self._drain_asked.is_set():
-                raise CannotListen("the daemon is draining")  # noqa: TRY301
-            # In a thread: files and knowledge take milliseconds, which belong to the migrations.
-            snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
-            await self._replace(snapshot)
-        except (OSError, ConfigError, CannotListen) as error:
-            self.last_reload_error = str(error)
-            self._journal.error(f"reload refused, nothing changed: {error}")
-            self.metrics.count_reload(applied=False)
-            self._notifier.ready(f"{self._status()}; the last reload was refused: {error}")
-            return False
-        self.last_reload_error = None
-        self._journal.info("reloaded")
-        self._in_force()
-        self.metrics.count_reload(applied=True)
-        self._notifier.ready(self._status())
-        return True
+        """Read the configuration again, and put it in force whole or not at all. Says whether it is in force.
+
+        One at a time: a signal and an operator at the control socket may ask at once, and what was read first must
+        not come into force last.
+        """
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                if self.draining:
+                    raise CannotListen("the daemon is draining")  # noqa: TRY301
+                # In a thread: files and knowledge take milliseconds, which belong to the migrations.
+                snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
+                await self._replace(snapshot)
+            except OSError as error:
+                return self._reload_refused(f"cannot read {self.snapshot.config.path}: {error.strerror}")
+            except (ConfigError, CannotListen) as error:
+                return self._reload_refused(str(error))
+            self.last_reload_error = None
+            self._journal.info("reloaded")
+            self._in_force()
+            self.metrics.count_reload(applied=True)
+            self._notifier.ready(self._status())
+            return True
+
+    def _reload_refused(self, reason: str) -> bool:
+        self.last_reload_error = reason
+        self._journal.error(f"reload refused, nothing changed: {reason}")
+        self.metrics.count_reload(applied=False)
+        self._notifier.ready(f"{self._status()}; the last reload was refused: {reason}")
+        return False
 
     async def _replace(self, snapshot: Snapshot) -> None:
         """Open what is new, then change over without waiting, then close what is gone."""
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
         wanted = {_key(route): route for route in snapshot.routes}
         opened = await self._open_ports([route for key, route in wanted.items() if key not in self._ports])
+        if self.draining:
+            _close(opened)
+            raise CannotListen("the daemon is draining")
         before = self._server
         if snapshot.config.metrics_address != before.listen:
             try:

@@ -41,6 +41,8 @@ class TemporaryRoutes:
         self._inherited = inherited
         self._ports: dict[str, RoutePort] = {}
         self._once: set[str] = set()
+        self._adding = trio.Lock()
+        self._closed = False
 
     def describe(self) -> list[dict[str, Any]]:
         """What ``proxyd route list`` shows of them."""
@@ -63,6 +65,13 @@ class TemporaryRoutes:
         :param once: close it when its first migration has ended; if none comes within ``expires_s`` seconds, then.
         :raises ControlError: it would be refused in a configuration file, or cannot listen.
         """
+        # One at a time: names and numbers are looked at before something is waited for, and taken after it.
+        async with self._adding:
+            return await self._add(config, table, nursery, once=once, expires_s=expires_s)
+
+    async def _add(
+        self, config: Config, table: dict[str, Any], nursery: trio.Nursery, *, once: bool, expires_s: float | None
+    ) -> ListenEndpoint:
         if len(self._ports) >= MAX_ROUTES:
             raise ControlError(ErrorKind.REFUSED, f"at most {MAX_ROUTES} temporary routes expected, found another")
         like = table.pop("like", None)
@@ -81,6 +90,9 @@ class TemporaryRoutes:
         except OSError as error:
             message = f"cannot listen on {route.listen}: {error.strerror}"
             raise ControlError(ErrorKind.REFUSED, message) from error
+        if self._closed:
+            listeners.close()
+            raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
         port = RoutePort(route, listeners, self._sessions, self._around)
         self._ports[route.name] = port
         nursery.start_soon(port.serve, nursery, name=f"port {port.address}")
@@ -110,7 +122,8 @@ class TemporaryRoutes:
         self._ports.pop(name).close()
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all of them, and open no more."""
+        self._closed = True
         for name in tuple(self._ports):
             self.remove(name)
 

@@ -14,6 +14,7 @@ from typing import Any
 PAGE = 4096
 MAGIC = b"QEVM" + struct.pack(">I", 3)
 OPEN_RETURN_PATH = b"\x08\x00\x01\x00\x00"
+RECV_BITMAP = b"\x08\x00\x0a\x00\x0e\x0dmach-virt.ram"
 PING = b"\x08\x00\x02\x00\x04\x00\x00\x00\x01"
 POSTCOPY_ADVISE = b"\x08\x00\x03\x00\x10" + struct.pack(">QQ", 4096, 4096)
 SWITCHOVER_START = b"\x08\x00\x0b\x00\x00"

@@ -50,6 +50,16 @@ _SCHEMA: Final = c.Struct(
 )
 
 
+# Bytes of the fields of subsections, by name and version: those seen in streams of QEMU 7.2, 10.0 and 11.1 (KVM and
+# TCG), with the sizes that their vmdescs say. Nested or not makes no difference for where they end.
+SUBSECTIONS: Final = {
+    (b"cpu/vfp", 3): 576,
+    (b"cpu/sve", 1): 4128,
+    (b"cpu/irq-line-state", 1): 4,
+    (b"cpu/wfxt-timer", 1): 8,
+    (b"cpu/fpmr", 1): 8,
+}
+
 # exclusive_addr to power_state.
 _AFTER_ARRAYS_BYTES: Final = 24 + 8 + 16 + 16 + 1
 
@@ -122,6 +132,23 @@ def fields_bytes(head: bytes) -> int:
     if len(head) < ARRAY_LEN_OFFSET + 4 or count < 0:
         raise SchemaMismatch(f"{IDSTR}: a cpreg list's length expected at {ARRAY_LEN_OFFSET}, found none")
     return ARRAY_LEN_OFFSET + 4 + 16 * count + _AFTER_ARRAYS_BYTES
+
+
+def known_bytes(data: bytes, start: int) -> tuple[int, bool]:
+    """Bytes of the payload that begins at ``start``, as far as it is known, and whether that is all of it.
+
+    It is not where a subsection follows that is not among :data:`SUBSECTIONS`. Raises :class:`SchemaMismatch` where the
+    main field list does not fit.
+    """
+    end = start + fields_bytes(data[start : start + ARRAY_LEN_OFFSET + 4])
+    while data[end : end + 1] == bytes([SectionType.SUBSECTION]):
+        name = data[end + 2 : end + 2 + data[end + 1]] if end + 1 < len(data) else b""
+        version = int.from_bytes(data[end + 2 + len(name) : end + 6 + len(name)], "big")
+        size = SUBSECTIONS.get((name, version))
+        if size is None:
+            return end - start, False
+        end += 1 + 1 + len(name) + 4 + size
+    return end - start, True
 
 
 def parse_undescribed(payload: bytes | memoryview, where: str, offset: int, max_cpregs: int = MAX_CPREGS) -> ArmCpu:

@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from proxyd.cli.exit_codes import CommandError, InputError, UsageError
+from proxyd.cli.exit_codes import CommandError, InputError, RefusedError, UsageError
 from proxyd.cli.packing import abandon, packer
 from proxyd.cli.sparse_copy import clone, copy_range, sparse_digest
 from proxyd.cli.stream_file import StreamFile, open_stream
@@ -83,8 +83,11 @@ class Reading:
         return out
 
     def finish(self) -> None:
-        """The input ended. Raises :class:`~formats.errors.FormatError`, and :class:`InputError` if it has changed."""
+        """The input ended. Raises :class:`~formats.errors.FormatError`, :class:`InputError`, :class:`RefusedError`."""
         self.rewriter.finish()
+        if self.rewriter.forced is not None:
+            # On a wire a postcopy package has to go on whatever it is; in a file nobody is lost.
+            raise RefusedError(f"{plain(self.file.name)}: {self.rewriter.forced}")
         if not self.file.unchanged():
             raise InputError(f"{plain(self.file.name)}: was written to while it was read")
 

@@ -39,15 +39,20 @@ class Greeting:
         self.kind = ChannelKind.UNKNOWN
         self._source = source
         self._expected = expected
+        self._patience = trio.CancelScope()
+
+    def hurry(self) -> None:
+        """Ask at once whether a migration expects it."""
+        self._patience.cancel()
 
     async def read(self) -> Ending | None:
         """Read until it is known what this is. Returns how it ended if it is nothing that can be carried."""
         while len(self.first) < CLASSIFY_BYTES:
-            with trio.move_on_after(SETTLE_S) as patience:
+            with trio.move_on_after(SETTLE_S) as self._patience:
                 if not await self._more():
                     found = f"found {self.first.hex()}" if self.first else "found nothing: a port probe?"
                     return Ending(Outcome.NOT_MIGRATION, f"expected a migration stream, {found}")
-            if patience.cancelled_caught and not self.first and self._expected():
+            if self._patience.cancelled_caught and not self.first and self._expected():
                 self.kind = ChannelKind.PREEMPT
                 return None
         self.kind = classify(self.first)

@@ -77,6 +77,10 @@ class Rewriter(Protocol):
         """Whether the source may switch to postcopy, over another channel as well."""
 
     @property
+    def switched(self) -> bool:
+        """Whether the source has switched to postcopy: its package is coming, or has come."""
+
+    @property
     def forced(self) -> str | None:
         """Why device state was delivered that should have been refused."""
 

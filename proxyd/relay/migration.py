@@ -11,6 +11,8 @@ their first packet. Nothing here moves bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
@@ -19,6 +21,7 @@ import trio
 
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.preempt import PreemptWindow
 
 # QEMU itself takes up to 255 multifd channels (migration/options.c: multifd-channels is a u8), and one for preempt.
 MAX_CHANNELS: Final = 256
@@ -44,13 +47,14 @@ class Migration:
     :param accepted: the main channel's place in the order of accept.
     """
 
-    def __init__(self, key: Key, ident: str, guard: CommitGuard, accepted: int) -> None:
+    def __init__(self, key: Key, ident: str, guard: CommitGuard, accepted: int, silent: list[Silent]) -> None:
         self.key = key
         self.id = ident
         self.accepted = accepted
         self.uuid: bytes | None = None
-        # The preempt channel has no magic: only a migration that may become postcopy takes unknown connections.
-        self.takes_unknown = False
+        self.preempt = PreemptWindow(trio.current_time())
+        self._silent = silent
+        self._hurried: Silent | None = None
         self._guard = guard
         self._followers: list[CommitGuard] = []
         self._open = False
@@ -66,6 +70,23 @@ class Migration:
         """The destination has the main channel's first bytes: it takes the others from now on."""
         self._open = True
         self._change()
+
+    def switch(self) -> None:
+        """The source switches to postcopy: its preempt channel, if any, is the last connection that is silent."""
+        if self.preempt.switch(trio.current_time()):
+            fitting = [one for one in self._silent if one.accepted > self.accepted and self.preempt.fits(one.arrived)]
+            if fitting:
+                self._hurried = max(fitting, key=lambda one: one.accepted)
+                self._hurried.left = self._change
+                self._hurried.hurry()
+
+    async def gather(self) -> None:
+        """Before the commit point: every channel that has come is dialled, or the migration is abandoned meanwhile.
+
+        A destination that refuses one would otherwise be found out when the source can no longer take its guest back.
+        """
+        while self._open and (self._undialled or self._hurried in self._silent):
+            await self._changed.wait()
 
     async def wait_turn(self, accepted: int) -> None:
         """Until the destination takes channels, and those that were accepted before this one were dialled."""
@@ -104,6 +125,16 @@ class Migration:
 
 
 @dataclass(eq=False, slots=True)
+class Silent:
+    """A connection that has not spoken. ``hurry`` makes it ask at once whether a migration takes it."""
+
+    accepted: int
+    arrived: float
+    hurry: Callable[[], None]
+    left: Callable[[], None] = lambda: None
+
+
+@dataclass(eq=False, slots=True)
 class _Waiting:
     """A channel that has spoken before its main channel."""
 
@@ -121,6 +152,7 @@ class Migrations:
         self._order = count()
         self._running: dict[Key, list[Migration]] = {}
         self._waiting: dict[Key, list[_Waiting]] = {}
+        self._silent: dict[Key, list[Silent]] = {}
 
     def next_place(self) -> int:
         """The place of a connection in the order of accept."""
@@ -128,7 +160,7 @@ class Migrations:
 
     def begin(self, key: Key, ident: str, guard: CommitGuard, accepted: int) -> Migration:
         """A main channel has spoken. It gets the waiting channels that were accepted after it and share one uuid."""
-        migration = Migration(key, ident, guard, accepted)
+        migration = Migration(key, ident, guard, accepted, self._silent.setdefault(key, []))
         self._running.setdefault(key, []).append(migration)
         waiting = self._waiting.get(key, [])
         later = sorted((one for one in waiting if one.accepted > accepted), key=lambda one: one.accepted)
@@ -148,7 +180,26 @@ class Migrations:
         running.remove(migration)
         if not running:
             del self._running[migration.key]
+        self._forget_silence(migration.key)
         migration.end()
+
+    @contextmanager
+    def listening(self, key: Key, accepted: int, arrived: float, hurry: Callable[[], None]) -> Iterator[None]:
+        """While a connection has not said what it is."""
+        one = Silent(accepted, arrived, hurry)
+        silent = self._silent.setdefault(key, [])
+        silent.append(one)
+        try:
+            yield
+        finally:
+            silent.remove(one)
+            self._forget_silence(key)
+            one.left()
+
+    def _forget_silence(self, key: Key) -> None:
+        # The list is shared with the migrations of that key, so it lives as long as one of them.
+        if key not in self._running and not self._silent.get(key):
+            self._silent.pop(key, None)
 
     async def find(self, key: Key, accepted: int, uuid: bytes, guard: CommitGuard) -> Migration:
         """The migration of a multifd channel; waits until its main channel has spoken.
@@ -178,9 +229,9 @@ class Migrations:
             raise AssertionError("a channel is told of its migration before it is woken")
         return one.migration
 
-    def find_for_unknown(self, key: Key, accepted: int) -> Migration | None:
+    def find_for_unknown(self, key: Key, accepted: int, arrived: float) -> Migration | None:
         """The migration that takes a connection which says nothing, or nothing that we know."""
         for migration in reversed(self._running.get(key, [])):
-            if migration.takes_unknown and migration.accepted < accepted:
+            if migration.accepted < accepted and migration.preempt.fits(arrived):
                 return migration
         return None

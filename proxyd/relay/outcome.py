@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     DESTINATION_UNREACHABLE = "destination_unreachable"  # nobody accepted the connection
     DESTINATION_GONE = "destination_gone"  # it closed or died before the commit point, saying nothing
     DESTINATION_FAILED = "destination_failed"  # it said SHUT(1), or ended after the commit point without a SHUT
+    POSTCOPY_BROKEN = "postcopy_broken"  # a connection broke while pages were missing: both ends pause, and can recover
     NOT_REHEARSED = "not_rehearsed"  # the route asks for a rehearsal, and the service could not give one
     DRAINED = "drained"  # a drain ran out of patience before the commit point
     ABORTED = "aborted"  # an operator ended it before the commit point

@@ -29,7 +29,7 @@ Rules for editors: every await in this file may be the one at which the session 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -43,6 +43,7 @@ from proxyd.metrics import Direction
 from proxyd.relay.channel import GONE, Leg
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.intake import Buffer, Intake, ending_of
+from proxyd.relay.migration import Migration
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
@@ -53,11 +54,19 @@ _TOO_EARLY: Final = Ending(
     "the destination said SHUT(0) before it had the device state: what it runs is not this guest",
 )
 
+_PAGE_REQUESTS: Final = frozenset({ReturnPathMessage.REQ_PAGES, ReturnPathMessage.REQ_PAGES_ID})
+
+_POSTCOPY_BROKEN: Final = (
+    "the {side} connection broke in postcopy: the guest's memory is on both hosts, and both QEMUs should say "
+    "postcopy-paused; go on with migrate_recover at the destination, then migrate -r at the source"
+)
+
 
 class RewriteRelay:
     """Carries one migration from a connected source to a connected destination.
 
-    :param opened: called when the destination has the first bytes: it takes other channels from then on.
+    :param migration: told when the destination has the first bytes, from which on it takes other channels, and when
+        the source switches to postcopy.
     :param record: told of the release only after the tail was handed to the kernel: lines of log cost time, and
         until then it is the guest's.
     """
@@ -70,7 +79,7 @@ class RewriteRelay:
         guard: CommitGuard,
         record: SessionRecord,
         rehearser: Rehearser | None = None,
-        opened: Callable[[], None] = lambda: None,
+        migration: Migration | None = None,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -78,10 +87,11 @@ class RewriteRelay:
         self._guard = guard
         self._record = record
         self._rehearser = rehearser
-        self._opened = opened
+        self._migration = migration
         self._reader = ReturnPathReader()
         self._shut: int | None = None
         self._destination_spoke = False
+        self._pages_wanted = False  # the guest runs at the destination, and asks for its memory
         self._destination_broken = False  # it cannot be written to
         self._return_ended = False
         self._source_gone = False
@@ -106,7 +116,8 @@ class RewriteRelay:
         # all the others as well. The prologue can bring more than the destination's socket holds.
         head = memoryview(first[0])
         await self._deliver((head[:CLASSIFY_BYTES],))
-        self._opened()
+        if self._migration is not None:
+            self._migration.open()
         await self._deliver([piece for piece in (head[CLASSIFY_BYTES:], *first[1:]) if piece])
         if not await self._rehearsed():
             return
@@ -132,6 +143,8 @@ class RewriteRelay:
             except (FormatError, RewriteRefused) as error:
                 self._refuse(error)
                 return
+            if self._migration is not None and self._intake.rewriter.switched:
+                self._migration.switch()
             await self._deliver(buffers)
             if not await self._rehearsed():
                 return
@@ -181,6 +194,8 @@ class RewriteRelay:
         """Send ``buffers``; if they hold the released device state, this is where the commit point is passed."""
         commits = self._intake.is_pipe and not self._guard.committed
         if commits:
+            if self._migration is not None:
+                await self._migration.gather()
             await self._guard.commit()
             # Past the commit point a silent peer is waited for, as QEMU itself would: closing the source's side
             # because a network was down for two minutes could leave the guest running on both hosts.
@@ -243,6 +258,8 @@ class RewriteRelay:
             self._record.journal.debug("return path", message_kind=event.message.name, value=event.value)
             if event.message is ReturnPathMessage.SHUT:
                 self._shut = event.value
+            elif event.message in _PAGE_REQUESTS:
+                self._pages_wanted = True
 
     async def _conclude(self, *, broke: bool) -> None:
         """The destination has said all that it will say."""
@@ -268,6 +285,9 @@ class RewriteRelay:
             return Ending(Outcome.DESTINATION_GONE, reason)
         if self._shut == 0:
             return Ending(Outcome.COMPLETED, "the destination said SHUT(0): the guest runs there")
+        if self._intake.rewriter.switched and (self._source_gone or self._pages_wanted):
+            side = "source's" if self._source_gone else "destination's"
+            return Ending(Outcome.POSTCOPY_BROKEN, _POSTCOPY_BROKEN.format(side=side))
         if self._source_gone and self._intake.rewriter.phase is Phase.OPAQUE:
             return Ending(Outcome.SOURCE_GONE, "the source's connection broke; what it had sent was delivered")
         if broke or self._destination_spoke or self._intake.rewriter.return_path:

@@ -32,6 +32,7 @@ from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewr
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
+from proxyd.relay.recovery import RecoveryStream
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.relay.tls_leg import HandshakeFailed, connect_tls
@@ -85,6 +86,7 @@ class MigrationSession:
         self._towards = towards or fixed_destination(route)
         self._key = Key(route.name, str(self._towards), source.origin)
         self._accepted = around.migrations.next_place() if accepted is None else accepted
+        self._arrived = trio.current_time()
         self._migration: Migration | None = None
         self._intake: Intake | None = None  # of the main channel only
         self._guard = CommitGuard()
@@ -159,15 +161,17 @@ class MigrationSession:
         return ending
 
     async def _carry(self) -> Ending:
-        ending = await self._greeting.read()
+        with self._around.migrations.listening(self._key, self._accepted, self._arrived, self._greeting.hurry):
+            ending = await self._greeting.read()
         if ending is not None:
             return ending
-        if self._greeting.kind is ChannelKind.MAIN:
-            return await self._carry_main(self._greeting.first)
-        try:
-            return await self._carry_channel(self._greeting.kind, self._greeting.first)
-        except DestinationUnreachable as error:
-            return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+        match self._greeting.kind:
+            case ChannelKind.MAIN:
+                return await self._carry_main(self._greeting.first)
+            case ChannelKind.RECOVERY:
+                return await self._carry_recovery(self._greeting.first)
+            case kind:
+                return await self._carry_channel(kind, self._greeting.first)
 
     # The main channel.
 
@@ -180,7 +184,8 @@ class MigrationSession:
         buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
             return buffers
-        migration.takes_unknown = intake.rewriter.postcopy_advised
+        if intake.rewriter.postcopy_advised:
+            migration.preempt.advise(intake.rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
             ending = await self._open_rehearser(self.route.rehearsal)
             if ending is not None:
@@ -192,9 +197,26 @@ class MigrationSession:
         self.record.begins(self._destination.peer, intake)
         self._guard.allow(lambda: self._idle_allowance(intake), lambda: self._idle_expired(intake))
         relay = RewriteRelay(
-            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration.open
+            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
         )
         return await relay.run(buffers)
+
+    async def _carry_recovery(self, first: bytes) -> Ending:
+        """The main channel over which a broken postcopy goes on: the guest runs on the destination already."""
+        migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
+        self._migration = migration
+        migration.preempt.recover()
+        intake = Intake(RecoveryStream(), self.route.name, self._around.metrics)
+        self._intake = intake
+        try:
+            self._destination = await self._dial()
+        except DestinationUnreachable as error:
+            return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+        self.record.recovers(self._destination.peer)
+        relay = RewriteRelay(
+            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
+        )
+        return await relay.run(intake.feed(first))
 
     async def _dial(self) -> Leg:
         """Connect to the destination, and shake hands where that leg is TLS. Raises :class:`DestinationUnreachable`."""
@@ -273,20 +295,10 @@ class MigrationSession:
 
     def _is_expected(self) -> bool:
         """Whether a migration takes this connection, which says nothing that we know."""
-        return self._around.migrations.find_for_unknown(self._key, self._accepted) is not None
+        return self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived) is not None
 
     async def _carry_channel(self, kind: ChannelKind, first: bytes) -> Ending:
-        """Carry a channel beside a main one; or one with which a postcopy recovers, which has only itself."""
-        if kind is ChannelKind.RECOVERY:
-            # The guest runs on the destination already, with pages that are still at the source.
-            await self._guard.commit()
-            self._migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
-            self._migration.takes_unknown = True
-            self._destination = await self._dial()
-            await self._destination.send_buffers((first,))
-            self._migration.open()
-            self.record.recovers(self._destination.peer)
-            return await self._relay_channel(None, "the main channel of a recovery")
+        """Carry a channel beside a main one."""
         name = "a preempt channel"
         try:
             if kind is ChannelKind.MULTIFD:
@@ -295,10 +307,11 @@ class MigrationSession:
                 self._guard.allow(lambda: self.route.times.header_s, self._main_missing)
                 migration = await self._around.migrations.find(self._key, self._accepted, init.uuid, self._guard)
             else:
-                expected = self._around.migrations.find_for_unknown(self._key, self._accepted)
+                expected = self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived)
                 assert expected is not None, "the greeting has asked"  # noqa: S101
                 migration = expected
                 migration.join(self._guard, self._accepted)
+                migration.preempt.take()
         except FormatError as error:
             return Ending(Outcome.BAD_STREAM, str(error))
         except TooManyChannels as error:
@@ -322,19 +335,17 @@ class MigrationSession:
         self.record.relayed(Direction.TO_DESTINATION, len(first))
         return await self._relay_channel(migration, name)
 
-    async def _relay_channel(self, migration: Migration | None, name: str) -> Ending:
+    async def _relay_channel(self, migration: Migration, name: str) -> Ending:
         last = Ending(Outcome.DELIVERED, f"{name} has ended")
 
         def moved(direction: Direction, size: int) -> None:
             self.record.relayed(direction, size)
-            if migration is not None:
-                migration.progress()
+            migration.progress()
 
         def lost(ending: Ending) -> None:
             nonlocal last
             last = ending
-            if migration is not None:
-                migration.channel_lost(ending)
+            migration.channel_lost(ending)
 
         assert self._destination is not None, "it was dialled"  # noqa: S101
         await ChannelRelay(self._source, self._destination, name, moved, lost).run()

@@ -91,9 +91,10 @@ class StreamRewriter:
     what is held at that moment is never handed out.
 
     ``planned`` is the plan that awaits its rehearsal; None in every phase but REHEARSING. ``postcopy_advised``: the
-    source may switch to postcopy. ``forced`` says why a postcopy package was delivered as it came although it is not
-    fit to be: its source has given the guest up already, and a refusal would have lost it for sure. ``seekable_from``
-    is for files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at ``offset``.
+    source may switch to postcopy; ``switched``: it has. ``forced`` says why a postcopy package was delivered as
+    it came although it is not fit to be: its source has given the guest up already, and a refusal would have lost it
+    for sure. ``seekable_from`` is for files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at
+    ``offset``.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class StreamRewriter:
         self.sections: Counter[str] = Counter()
         self.planned: Plan | None = None
         self.postcopy_advised = False
+        self.switched = False
         self.forced: str | None = None
         self._postcopy_ram = False
         self._ready: list[Buffer] = []
@@ -188,7 +190,7 @@ class StreamRewriter:
             case events.DeviceTail():
                 self._release(event, out)
             case events.PackageHeader():
-                pass  # a new one is made
+                self.switched = True  # and a new header is made
             case events.Package():
                 self._release_package(event, out)
             case events.Configuration():

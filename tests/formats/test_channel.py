@@ -14,7 +14,7 @@ from tests import builders as b
     [
         (b"QEVM", ChannelKind.MAIN),
         (b"\x11\x22\x33\x44", ChannelKind.MULTIFD),
-        (b.OPEN_RETURN_PATH[:4], ChannelKind.RECOVERY),
+        (b.RECV_BITMAP[:4], ChannelKind.RECOVERY),
         (b"\x16\x03\x01\x02", ChannelKind.TLS),
         (b"GET ", ChannelKind.UNKNOWN),
         (b"QEV", ChannelKind.UNKNOWN),

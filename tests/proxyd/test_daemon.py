@@ -261,6 +261,7 @@ async def test_a_reload_with_a_mistake_changes_nothing(path: Path, mistake: str)
         assert it.notifier.told[2].startswith("READY=1 STATUS=serving 1 route; the last reload was refused: ")
         assert it.told.lines[-1][0] == "ERROR"
         assert it.told.lines[-1][1].startswith("reload refused, nothing changed: ")
+        assert "Errno" not in it.told.lines[-1][1]
         assert it.sample("proxyd_reloads_total", result="refused") == 1
         source = await it.source()
         await source.send_all(b"QEVM/")
@@ -303,6 +304,60 @@ async def test_a_draining_daemon_does_not_reload(path: Path) -> None:
         await wait_all_tasks_blocked()
         assert not await it.daemon.reload()
         assert it.told.lines[-1][1] == "reload refused, nothing changed: the daemon is draining"
+
+
+class Gate:
+    """Lets the first reading of a configuration, which is in a thread, end when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open = threading.Event()
+        self._read = daemons._read
+        self._first = True
+        monkeypatch.setattr(daemons, "_read", self)
+
+    def __call__(self, path: Path) -> Snapshot:
+        snapshot = self._read(path)
+        if self._first:
+            self._first = False
+            self.open.wait(30)
+        return snapshot
+
+
+async def test_what_was_read_last_is_in_force_when_two_reload_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(path, text(route("lab", 1))) as it:
+        gate = Gate(monkeypatch)
+        async with trio.open_nursery() as nursery:
+            path.write_text(text(route("earlier", 1)))
+            nursery.start_soon(it.daemon.reload)
+            while gate._first:
+                await trio.sleep(0.005)
+            path.write_text(text(route("later", 1)))
+            nursery.start_soon(it.daemon.reload)
+            await wait_all_tasks_blocked(0.2)
+            gate.open.set()
+        assert list(it.daemon.listening.routes) == ["later"]
+
+
+async def test_a_drain_overtakes_a_reload(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = a_closed_port()
+    async with a_door() as door, running(path, text(route("lab", door))) as it:
+        source = await it.source()
+        await source.send_all(b"QEVM/")
+        await door.next()
+        gate = Gate(monkeypatch)
+        async with trio.open_nursery() as nursery:
+            path.write_text(text(route("lab", door), route("new", 1, free)))
+            nursery.start_soon(it.daemon.reload)
+            while gate._first:
+                await trio.sleep(0.005)
+            it.daemon.drain()
+            await wait_all_tasks_blocked()
+            gate.open.set()
+        assert it.daemon.last_reload_error == "the daemon is draining"
+        with pytest.raises(ConnectionRefusedError):
+            await connect("127.0.0.1", free)
 
 
 # Drain.

@@ -12,7 +12,7 @@ from proxyd import temporary_routes
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.endpoint import Address
 from tests.proxyd.relay.stage import SHUT_0
-from tests.proxyd.relay.wires import a_door, connect, read_exactly, read_to_fin, reset
+from tests.proxyd.relay.wires import a_closed_port, a_door, connect, read_exactly, read_to_fin, reset
 from tests.proxyd.test_daemon import Running, route, running, text
 
 
@@ -148,3 +148,31 @@ async def test_there_is_a_limit_and_a_name_is_used_once(path: Path, monkeypatch:
         monkeypatch.setattr(temporary_routes, "MAX_ROUTES", 1)
         with pytest.raises(ControlError, match="at most 1 temporary routes expected, found another"):
             await add(it, name="y", destination="127.0.0.1:1")
+
+
+async def test_two_at_once_get_one_name_once(path: Path) -> None:
+    answers: list[str] = []
+
+    async def try_to_add(it: Running) -> None:
+        try:
+            await add(it, name="x", destination="127.0.0.1:1")
+            answers.append("added")
+        except ControlError as error:
+            answers.append(str(error))
+
+    async with a_door() as door, running(path, text(route("lab", door))) as it:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(try_to_add, it)
+            nursery.start_soon(try_to_add, it)
+        assert answers == ["added", "there is a temporary route 'x' already"]
+
+
+async def test_a_drain_overtakes_an_addition(path: Path) -> None:
+    free = a_closed_port()
+    async with a_door() as door, running(path, text(route("lab", door))) as it:
+        it.daemon.temporary.close()
+        with pytest.raises(ControlError, match="the daemon is draining") as caught:
+            await add(it, name="x", destination="127.0.0.1:1", listen=f"127.0.0.1:{free}")
+        assert caught.value.kind is ErrorKind.REFUSED
+        with pytest.raises(ConnectionRefusedError):
+            await connect("127.0.0.1", free)

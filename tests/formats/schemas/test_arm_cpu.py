@@ -11,9 +11,12 @@ import pytest
 
 from formats.arm64.cpreg_list import CpregList
 from formats.errors import FormatError, LimitExceeded, SchemaMismatch
-from formats.schemas.arm_cpu import is_arm_cpu, parse_arm_cpu, parse_undescribed
+from formats.events import DeviceTail
+from formats.parser import StreamParser
+from formats.schemas.arm_cpu import is_arm_cpu, known_bytes, parse_arm_cpu, parse_undescribed
 from formats.vmdesc import Device, parse_vmdesc
 from tests import builders as b
+from tests import recorded
 
 REGISTERS = b.SOME_REGISTERS
 
@@ -142,3 +145,26 @@ def test_what_has_not_that_layout(payload: bytes, kind: type[FormatError], messa
     with pytest.raises(kind) as caught:
         parse_undescribed(payload, "cpu/0", 0x40, 8)
     assert str(caught.value) == message
+
+
+def test_how_long_a_payload_is_as_far_as_that_is_known() -> None:
+    payload = b.cpu(b.SOME_REGISTERS).payload
+    assert known_bytes(b"before" + payload + b"behind", 6) == (len(payload), True)
+    vectors = b.subsection(b"cpu/vfp", 3, bytes(576)) + b.subsection(b"cpu/sve", 1, bytes(4128))
+    assert known_bytes(payload + vectors, 0) == (len(payload + vectors), True)
+    for more in (b.subsection(b"cpu/sve", 2, bytes(4128)), b.subsection(b"cpu/new", 1, b"?"), b"\x05"):
+        assert known_bytes(payload + more, 0) == (len(payload), False)
+    with pytest.raises(SchemaMismatch, match="a cpreg list's length expected"):
+        known_bytes(payload[:500], 0)
+
+
+@pytest.mark.parametrize("name", [*recorded.names()[::9], *recorded.mode_names()])
+def test_the_sizes_of_subsections_are_those_that_qemu_says(name: str) -> None:
+    wire = recorded.load(name) if name in recorded.names() else recorded.load_mode(name)
+    tails = [event for event in StreamParser().feed(wire) if isinstance(event, DeviceTail)]
+    for tail in tails:
+        for section in tail.sections:
+            if is_arm_cpu(section.device):
+                payload = bytes(tail.raw[section.payload_start : section.payload_end])
+                assert known_bytes(payload, 0) == (section.device.payload_size, True)
+    assert len(tails) == ("postcopy" not in name)

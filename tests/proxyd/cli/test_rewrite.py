@@ -256,3 +256,15 @@ def test_memory_of_the_guest_is_not_kept(tmp_path: Path) -> None:
     thread.join()
     *_, peak_kib = ran.stderr.split()
     assert int(peak_kib) < 120 << 10
+
+
+def test_a_postcopy_package_that_cannot_be_rewritten_is_refused_in_a_file(run: Run, tmp_path: Path) -> None:
+    """On a wire it would go on as it came: its source has given the guest up."""
+    package = b.packaged(b.package([b.cpu(b.SOME_REGISTERS), b.cpu(b.SOME_REGISTERS)], loaded_ping=False))
+    before = b.MAGIC + b.configuration(b"virt-9.2") + b.OPEN_RETURN_PATH + b.POSTCOPY_ADVISE + b.ram()
+    (tmp_path / "in.bin").write_bytes(before + package)
+    (tmp_path / "p.toml").write_text('[[rule]]\nkind="remove"\nregister="TCR2_EL1"\nreason="r"\n')
+    ran = run("rewrite", "--profile", tmp_path / "p.toml", tmp_path / "in.bin", tmp_path / "out.bin")
+    assert ran.code == 3
+    assert "cpu/0: one section expected, found 2" in ran.err
+    assert not (tmp_path / "out.bin").exists()

@@ -72,6 +72,7 @@ class ScriptedRewriter:
         self.waiting_for = "the next act"
         self.planned: Plan | None = None
         self.postcopy_advised = False
+        self.switched = False
         self.forced: str | None = None
         self._held = b""
 

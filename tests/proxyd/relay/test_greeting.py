@@ -20,7 +20,7 @@ from tests.proxyd.relay.legs import leg_pair
         ([b"Q", b"EV", b"M"], ChannelKind.MAIN),
         ([b.multifd_init()], ChannelKind.MULTIFD),
         ([b.multifd_init()[:9], b.multifd_init()[9:], b"pages"], ChannelKind.MULTIFD),
-        ([b.OPEN_RETURN_PATH], ChannelKind.RECOVERY),
+        ([b.RECV_BITMAP], ChannelKind.RECOVERY),
         ([b"\0\0\0\0\0\0\x10\x28"], ChannelKind.PREEMPT),
     ],
 )

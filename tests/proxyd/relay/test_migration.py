@@ -199,8 +199,10 @@ async def test_who_takes_a_connection_that_says_nothing(autojump_clock: MockCloc
     early = migrations.next_place()
     migration = migrations.begin(KEY, "id", CommitGuard(), migrations.next_place())
     late = migrations.next_place()
-    assert migrations.find_for_unknown(KEY, late) is None
-    migration.takes_unknown = True
-    assert migrations.find_for_unknown(KEY, late) is migration
-    assert migrations.find_for_unknown(KEY, early) is None
-    assert migrations.find_for_unknown(Key("other", "", ""), late) is None
+    assert migrations.find_for_unknown(KEY, late, 0) is None
+    migration.preempt.recover()
+    assert migrations.find_for_unknown(KEY, late, 0) is migration
+    assert migrations.find_for_unknown(KEY, early, 0) is None
+    assert migrations.find_for_unknown(Key("other", "", ""), late, 0) is None
+    migration.preempt.take()
+    assert migrations.find_for_unknown(KEY, late, 0) is None
