@@ -77,7 +77,10 @@ VERBS: Final[dict[str, Verb]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; what is wrong with the arguments leaves by :class:`SystemExit` 2."""
-    arguments = build_parser().parse_args(argv)
+    try:
+        arguments = build_parser().parse_args(argv)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     verb: Verb = VERBS[arguments.verb]
     try:
         with _sigterm_unwinds():

@@ -105,11 +105,11 @@ async def migrate(source: Machine, version: int) -> str:
 
 
 @pytest.mark.qemu
-@both_families
+@pytest.mark.parametrize(("version", "also"), [(4, ()), (6, ()), (6, ("multifd",))])
 async def test_a_guest_migrates_to_the_destination_and_never_hears_of_proxyd(
-    version: int, hosts: tuple[Host, Host], tmp_path: Path
+    version: int, also: tuple[str, ...], hosts: tuple[Host, Host], tmp_path: Path
 ) -> None:
-    guest = counting.build(tmp_path)
+    guest = counting.build("counter", tmp_path)
     here, there = (place(qemu, host) for qemu, host in zip((PAIR.source, PAIR.destination), hosts, strict=True))
     async with (
         machine("source", here, guest, cpu=PAIR.source_cpu, machine_type=PAIR.machine) as source,
@@ -118,10 +118,11 @@ async def test_a_guest_migrates_to_the_destination_and_never_hears_of_proxyd(
         ) as destination,
     ):
         await source.ticks(5)
+        capabilities = [{"capability": name, "state": True} for name in ("events", "return-path", *also)]
+        for qemu in (source, destination):
+            await qemu.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
         # As libvirt starts it: on every address, on a port of its range.
         await destination.qmp.execute("migrate-incoming", uri=uri(version, {4: "0.0.0.0", 6: "::"}[version]))
-        capabilities = [{"capability": name, "state": True} for name in ("events", "return-path")]
-        await source.qmp.execute("migrate-set-capabilities", capabilities=capabilities)
 
         # The rules without proxyd: nothing gets past it, and the guest stays.
         assert await migrate(source, version) == "failed"

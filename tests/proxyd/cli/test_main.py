@@ -104,6 +104,14 @@ def test_ctrl_c_is_130_and_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert (ran.code, ran.err) == (130, "")
 
 
+def test_ctrl_c_before_anything_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proxyd.cli.main.build_parser", interrupted)
+    assert main(["inspect", "x"]) == 130
+
+
 def test_sigterm_unwinds_and_is_143(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     unwound = []
