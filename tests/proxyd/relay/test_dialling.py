@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import trio
 from trio.testing import MockClock
 
+from proxyd.endpoint import Address, Dialled, UnixPath
 from proxyd.relay.channel import DestinationUnreachable, Leg
-from proxyd.relay.dialling import watched
+from proxyd.relay.dialling import dial_destination, watched
+from proxyd.relay.tls_leg import HandshakeFailed
+from proxyd.tls import ClientTls
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
+from tests.proxyd.relay.stage import a_route
 
 
 async def after(seconds: float, leg: MemoryLeg | None) -> Leg:
@@ -50,3 +58,50 @@ async def test_a_source_that_leaves(how: str, fin: bool, noticed: bool, autojump
         nursery.start_soon(leave)
         await watched(source, after(5, there), lambda: gone.append(trio.current_time()), fin=fin)
     assert len(gone) == int(noticed)
+
+
+SOMEWHERE = Address("192.0.2.1", 4444)
+
+
+async def dial_with(secure: Any, towards: Dialled = SOMEWHERE, *, tls: bool = True) -> Leg:
+    """Dial a destination whose TLS leg is ``secure``'s business."""
+    leg, _ = leg_pair("proxyd", "destination:2")
+
+    async def dialler(_towards: Dialled, _seconds: float) -> Leg:
+        await trio.lowlevel.checkpoint()
+        return leg
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    route = replace(a_route(connect_s=7), destination_tls=ClientTls(context=context, hostname=None) if tls else None)
+    return await dial_destination(towards, route, dialler, secure)
+
+
+@pytest.mark.parametrize(("towards", "host"), [(SOMEWHERE, "192.0.2.1"), (UnixPath("/run/qemu/in.sock"), "")])
+async def test_a_tls_leg_is_told_whose_certificate_it_wants(
+    towards: Dialled, host: str, autojump_clock: MockClock
+) -> None:
+    asked: list[str] = []
+
+    async def secure(leg: Leg, _tls: ClientTls, name: str) -> Leg:
+        await trio.lowlevel.checkpoint()
+        asked.append(name)
+        return leg
+
+    assert (await dial_with(secure, towards)).peer == "destination:2"
+    assert asked == [host]
+    assert (await dial_with(secure, towards, tls=False)).peer == "destination:2"
+    assert len(asked) == 1
+
+
+async def test_a_handshake_that_fails_or_lasts(autojump_clock: MockClock) -> None:
+    async def refuse(*_: Any) -> Leg:
+        await trio.lowlevel.checkpoint()
+        raise HandshakeFailed("somebody else")
+
+    async def last(*_: Any) -> Leg:
+        await trio.sleep_forever()
+
+    with pytest.raises(DestinationUnreachable, match=r"^destination 192\.0\.2\.1:4444: somebody else$"):
+        await dial_with(refuse)
+    with pytest.raises(DestinationUnreachable, match=r"no TLS handshake in 7 s \(limits\.connect_time_s\)$"):
+        await dial_with(last)

@@ -14,7 +14,7 @@ import trio
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 from proxyd.relay import transport
-from proxyd.relay.transport import RECEIVE_QUEUE_BYTES, UNSENT_BYTES, BulkStream, bound_receive_queue
+from proxyd.relay.transport import RECEIVE_QUEUE_BYTES, UNSENT_BYTES, BulkStream, bound_receive_queue, hung_up
 
 # What include/net/tcp.h and the sizes of segments allow beyond the bounds that were asked for.
 SLACK = 1 << 20
@@ -196,3 +196,18 @@ async def test_a_socket_that_cannot_be_tuned_is_closed(monkeypatch: pytest.Monke
         BulkStream.take(stream, receive_queue_bytes=1)
     with pytest.raises(OSError):
         socket.socket(fileno=fileno)
+
+
+async def test_who_has_hung_up_is_seen_behind_unread_bytes() -> None:
+    ours, theirs = await pair()
+    await theirs.send_all(b"pages")
+    assert not hung_up(ours._socket, fin=True)
+    await theirs.send_eof()
+    await wait_all_tasks_blocked(cushion=0.05)
+    assert hung_up(ours._socket, fin=True)
+    assert not hung_up(ours._socket, fin=False), "it may have sent everything"
+    theirs.abort()
+    await wait_all_tasks_blocked(cushion=0.05)
+    assert hung_up(ours._socket, fin=False)
+    ours.abort()
+    assert hung_up(ours._socket, fin=False), "closed here"
