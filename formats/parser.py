@@ -247,13 +247,13 @@ class StreamParser:
             yield from self._emit(command)
             return
         length = int.from_bytes(command.data, "big")
+        yield from self._emit(events.PackageHeader(command.offset, command.raw, length))
         if length > self.limits.device_state_bytes:
             raise LimitExceeded(
                 f"postcopy package of at most {self.limits.device_state_bytes} bytes expected (limit "
                 f"device_state_bytes), found {length}",
                 self._cursor.offset,
             )
-        yield from self._emit(events.PackageHeader(command.offset, command.raw, length))
         yield from self._package(length)
 
     def _package(self, length: int) -> Steps:

@@ -63,6 +63,11 @@ MAY_LOSE_GUEST: Final = (
 )
 
 
+NO_DESTINATION: Final = "the route names no destination host or profile"
+
+_AS_IT_CAME: Final = "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back"
+
+
 class Phase(StrEnum):
     """Where a stream is."""
 
@@ -114,6 +119,7 @@ class StreamRewriter:
         self.switched = False
         self.forced: str | None = None
         self._postcopy_ram = False
+        self._unread = False  # released, and what follows is passed on unseen
         self._ready: list[Buffer] = []
         self._prologue: list[Buffer] = []
         self._prologue_bytes = 0
@@ -145,17 +151,20 @@ class StreamRewriter:
         """What would have to come next, for the message of a time-out."""
         return self._parser.waiting_for
 
+    def _blind(self) -> bool:
+        """Whether the parser reads no more: it would not understand what follows, and need not."""
+        return self.phase is Phase.OPAQUE or self._unread
+
     def feed(self, chunk: bytes | memoryview) -> list[Buffer]:
         """Take ``chunk``; returns the buffers to send."""
         self.bytes_in += len(chunk)
-        if self.phase is Phase.OPAQUE:
+        if self._blind():
             return [chunk]
         out: list[Buffer] = []
         for event in self._parser.feed(chunk):
             # What comes behind the device state must not overtake it.
             self._take(event, self._ready if self.phase is Phase.REHEARSING else out)
-            if self.passthrough_reason is not None and not self._parser.in_device_tail:
-                # Another architecture: the parser would not understand what follows, and need not.
+            if self._blind():
                 out.append(self._parser.rest())
                 return [buffer for buffer in out if len(buffer)]
         if self._parser.in_device_tail and self.phase is Phase.MEMORY:
@@ -181,7 +190,7 @@ class StreamRewriter:
 
     def finish(self) -> list[Buffer]:
         """The source closed its side. Raises :class:`~formats.errors.FormatError` if the stream is not whole."""
-        if self.phase is not Phase.OPAQUE:
+        if not self._blind():
             self._parser.finish()
         return []
 
@@ -190,7 +199,9 @@ class StreamRewriter:
             case events.DeviceTail():
                 self._release(event, out)
             case events.PackageHeader():
-                self.switched = True  # and a new header is made
+                self.switched = True
+                if event.length > self.limits.device_state_bytes:
+                    self._give_up(event, out)  # or else the parser does
             case events.Package():
                 self._release_package(event, out)
             case events.Configuration():
@@ -270,7 +281,7 @@ class StreamRewriter:
         result = rewrite_tail(tail, self.policy, self.limits)
         if result.plan is None:
             self.passthrough_reason = (
-                "the route names no destination host or profile"
+                NO_DESTINATION
                 if self.policy.destination is None
                 else "the device state has no arm vCPU with a register list"
             )
@@ -298,8 +309,7 @@ class StreamRewriter:
             if self._takes_back(package):
                 raise
             self.planned = self.report = None
-            why = "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back"
-            self.forced = f"{why}: {error}"
+            self.forced = f"{_AS_IT_CAME}: {error}"
             header, devices = package_header(len(package)), package
         if self.planned is not None:
             self.phase = Phase.REHEARSING
@@ -308,10 +318,25 @@ class StreamRewriter:
         self.phase = Phase.RELEASED
         out += (header, devices)
 
+    def _give_up(self, event: events.PackageHeader, out: list[Buffer]) -> None:
+        """A package that is too large to be held passes unread where a refusal would lose the guest for sure."""
+        if self.policy.destination is None:
+            self.passthrough_reason = NO_DESTINATION
+        elif self.policy.postcopy is PostcopyPolicy.SOURCES_10_2 or (self.return_path and self._machine_proves()):
+            return
+        else:
+            self.forced = (
+                f"{_AS_IT_CAME}: postcopy package of at most {self.limits.device_state_bytes} bytes expected "
+                f"(limit device_state_bytes), found {event.length}"
+            )
+        self._unread = True
+        self.phase = Phase.RELEASED
+        out.append(event.raw)
+
     def _rewritten_package(self, package: bytes, offset: int) -> tuple[bytes, bytes]:
         """Header and package to send; raises what stands against it."""
         if self.policy.destination is None:
-            self.passthrough_reason = "the route names no destination host or profile"
+            self.passthrough_reason = NO_DESTINATION
             return package_header(len(package)), package
         result = rewrite_package(package, offset, self.policy, self.limits)
         self.sections["full"] += result.sections

@@ -170,7 +170,7 @@ BAD: list[tuple[bytes, type[FormatError], str]] = [
         "at 0x3e: COLO is not supported: the stream would never end (migrate_set_capability x-colo off)",
     ),
     (
-        HEAD + b"\x08\x00\x07\x00\x04" + b.be32(0x5000000),
+        HEAD + b"\x08\x00\x07\x00\x04" + b.be32(0x5000000) + b"\x08",
         LimitExceeded,
         "at 0x47: postcopy package of at most 67108864 bytes expected (limit device_state_bytes), found 83886080",
     ),

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from formats.arm64.register_id import id_of
-from formats.errors import SchemaMismatch
+from formats.errors import LimitExceeded, SchemaMismatch
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination
 from proxyd.rewrite.policy import PostcopyPolicy, RewritePolicy, StreamLimits
@@ -190,3 +190,25 @@ def test_a_source_that_does_not_wait_is_not_rehearsed() -> None:
     expected = b.packaged(b.package(b.devices(1, REGISTERS), loaded_ping=False))
     assert fed(rewrite, b.packaged(content)) == expected
     assert rewrite.phase is Phase.RELEASED
+
+
+@pytest.mark.parametrize("step", [None, 1, 13])
+def test_a_package_that_is_too_large_to_hold(step: int | None) -> None:
+    """Refused where the source resumes its guest; where it cannot, passed on unread: a refusal would lose the guest."""
+    package = b.packaged(b.package(b.devices(), loaded_ping=False))
+    small = StreamLimits(device_state_bytes=100)
+    for machine, postcopy in ((b"virt-10.2", PostcopyPolicy.PROVEN), (b"virt-10.0", PostcopyPolicy.SOURCES_10_2)):
+        policy = rewriter(postcopy=postcopy).policy
+        with pytest.raises(LimitExceeded, match="postcopy package of at most 100 bytes expected"):
+            fed(StreamRewriter(policy, small), head(machine) + b.ram() + package, step)
+    wire = head(b"virt-10.0") + b.ram() + package + AFTER
+    for profile in (REMOVE, None):
+        rewrite = StreamRewriter(rewriter(profile, PostcopyPolicy.MAY_LOSE_GUEST).policy, small)
+        assert fed(rewrite, wire, step) == wire
+        assert (rewrite.phase, rewrite.held_bytes, rewrite.finish()) == (Phase.RELEASED, 0, [])
+        assert rewrite.forced == (
+            None
+            if profile is None
+            else "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back: postcopy "
+            f"package of at most 100 bytes expected (limit device_state_bytes), found {len(package) - 9}"
+        )
