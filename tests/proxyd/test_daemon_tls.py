@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from tests.certificates import make_certificate, make_directory
-from tests.proxyd.relay.wires import a_door
+from tests.proxyd.relay.wires import a_door, read_exactly
 from tests.proxyd.test_daemon import route, running, text
 
 
@@ -36,7 +36,7 @@ async def test_new_certificates_come_with_a_reload(tmp_path: Path) -> None:
         assert after.getpeercert() != before.getpeercert()
         # Who was connected before goes on with what it has.
         await trio.to_thread.run_sync(before.sendall, b"QEVM/")
-        assert await (await door.next()).receive_some() == b"QEVM/"
+        assert await read_exactly(await door.next(), 5) == b"QEVM/"
         (pki / "server-key.pem").write_text("nonsense")
         assert not await it.daemon.reload()
         assert "server-cert.pem: expected a certificate, and its key" in (it.daemon.last_reload_error or "")
