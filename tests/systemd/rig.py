@@ -122,6 +122,11 @@ class Rig:
     pid: int
     """Of systemd, as the machine sees it."""
 
+    @property
+    def python(self) -> str:
+        """This test's Python, as the rig finds it. Outside its standard library it needs :func:`python_environment`."""
+        return _python()
+
     def path(self, inside: str) -> Path:
         """Where the machine finds the rig's file *inside*."""
         return Path(f"/proc/{self.pid}/root{inside}")
