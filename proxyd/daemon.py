@@ -28,14 +28,17 @@ import trio
 
 from proxyd import config_file as configuration
 from proxyd import journal as logs
-from proxyd.config import ConfigError
+from proxyd.config import ConfigError, LogConfig
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import ControlServer
+from proxyd.descriptor_store import ServiceManagerStore
 from proxyd.endpoint import Address, ListenEndpoint, UnixPath
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics, MetricsServer
 from proxyd.operations import commands
+from proxyd.relay.adoption import adopt
 from proxyd.relay.intake import RewriterFactory, rewriter_for
+from proxyd.relay.keeping import NAME_PREFIX
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
@@ -74,17 +77,16 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
 
     Signals are handled only in the main thread, because Python allows it nowhere else.
     """
+    inherited = InheritedSockets.from_environment(os.environ, os.getpid())
     try:
         snapshot = _read(config_path)
     except OSError as error:
-        sys.stderr.write(f"proxyd: {config_path}: cannot read the configuration: {error.strerror}\n")
-        return EXIT_UNREACHABLE
+        return _give_up(inherited, EXIT_UNREACHABLE, f"{config_path}: cannot read the configuration: {error.strerror}")
     except ConfigError as error:
-        sys.stderr.write(f"proxyd: {error}\n")
-        return EXIT_BAD_INPUT
+        return _give_up(inherited, EXIT_BAD_INPUT, str(error))
     logs.configure(snapshot.config.log)
     try:
-        trio.run(_serve, snapshot, on_ready)
+        trio.run(_serve, snapshot, on_ready, inherited)
     except CannotListen as error:
         sys.stderr.write(f"proxyd: {error}\n")
         return EXIT_UNREACHABLE
@@ -94,18 +96,54 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
     return EXIT_DONE
 
 
-async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None) -> None:
+def _give_up(inherited: InheritedSockets, code: int, reason: str) -> int:
+    """There is nothing to serve; but what another process has left must not be lost for that."""
+    sys.stderr.write(f"proxyd: {reason}\n")
+    kept = inherited.take(NAME_PREFIX)
+    if kept:
+        logs.configure(LogConfig())
+        trio.run(_finish, kept, reason)
+    return code
+
+
+async def _finish(kept: dict[str, tuple[int, ...]], reason: str) -> None:
+    async with trio.open_nursery() as nursery:
+        store = ServiceManagerStore.from_environment(os.environ)
+        if store is not None:
+            nursery.start_soon(store.run)
+        sessions = Sessions(len(kept))
+        migrations = adopt(kept, store, Metrics(), Journal())
+        ServiceNotifier.from_environment(os.environ).ready(f"ends {len(migrations)} migrations, and then: {reason}")
+        async with trio.open_nursery() as carrying:
+            for migration in migrations:
+                carrying.start_soon(sessions.run, migration)
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    snapshot: Snapshot, on_ready: Callable[[Listening], object] | None, inherited: InheritedSockets
+) -> None:
     daemon = Daemon(
         snapshot,
         ServiceNotifier.from_environment(os.environ),
-        inherited=InheritedSockets.from_environment(os.environ, os.getpid()),
+        inherited=inherited,
+        store=ServiceManagerStore.from_environment(os.environ),
     )
-    await daemon.open()
+    failure = None
     async with trio.open_nursery() as nursery:
-        if threading.current_thread() is threading.main_thread():
-            await nursery.start(_obey_signals, daemon)
-        await daemon.run(on_ready)
+        # First of all, and whatever becomes of the rest: somebody waits for the end of these.
+        daemon.adopt(nursery)
+        try:
+            await daemon.open()
+            if threading.current_thread() is threading.main_thread():
+                await nursery.start(_obey_signals, daemon)
+            await daemon.run(on_ready)
+        except CannotListen as error:
+            failure = error
+            await daemon.sessions.wait_none()
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _obey_signals(daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -133,14 +171,16 @@ class Daemon:
         journal: Journal | None = None,
         make_rewriter: RewriterFactory = rewriter_for,
         inherited: InheritedSockets | None = None,
+        store: ServiceManagerStore | None = None,
     ) -> None:
         self._inherited = inherited or InheritedSockets({})
+        self._store = store
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter)
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
         self._ports: dict[str, RoutePort] = {}
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
         self.started = time.monotonic()
@@ -151,6 +191,13 @@ class Daemon:
         self._drain_asked = trio.Event()
         self._reloading = trio.Lock()
         self._patience = trio.CancelScope()
+
+    def adopt(self, nursery: trio.Nursery) -> None:
+        """Go on with the migrations that another process has left; needs no port. They live in ``nursery``."""
+        if self._store is not None:
+            nursery.start_soon(self._store.run, name="descriptor store")
+        for migration in adopt(self._inherited.take(NAME_PREFIX), self._store, self.metrics, self._journal):
+            nursery.start_soon(self.sessions.run, migration)
 
     async def open(self) -> None:
         """Bind every port.
