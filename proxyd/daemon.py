@@ -19,8 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,19 +31,19 @@ from proxyd.config import ConfigError, LogConfig
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import ControlServer
 from proxyd.descriptor_store import ServiceManagerStore
-from proxyd.endpoint import Address, ListenEndpoint, UnixPath
+from proxyd.endpoint import ListenEndpoint
 from proxyd.journal import Journal
-from proxyd.metrics import Metrics, MetricsServer
+from proxyd.metrics import Metrics
 from proxyd.operations import commands
+from proxyd.ports import CannotListen, Listening, Ports
 from proxyd.relay.adoption import adopt
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.keeping import NAME_PREFIX
-from proxyd.relay.listener import RoutePort, Sessions
-from proxyd.relay.listening import InheritedSockets, listen_on
+from proxyd.relay.listener import Sessions
+from proxyd.relay.listening import InheritedSockets
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import Surroundings
 from proxyd.rewrite.rewriter import Phase
-from proxyd.routes import Route
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
 from proxyd.temporary_routes import TemporaryRoutes
@@ -53,18 +52,6 @@ EXIT_DONE: Final = 0
 EXIT_BAD_INPUT: Final = 1
 EXIT_UNREACHABLE: Final = 4
 EXIT_BUG: Final = 70
-
-
-class CannotListen(Exception):
-    """A port of ours cannot be bound. ``str()`` is one sentence with the configuration key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a running daemon can be reached; with port 0 in the configuration, the kernel chose."""
-
-    routes: dict[str, ListenEndpoint]
-    metrics: Address
 
 
 def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None = None) -> int:
@@ -181,12 +168,11 @@ class Daemon:
         self._notifier = notifier
         self._journal = journal or Journal()
         self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
-        self._ports: dict[str, RoutePort] = {}
+        self.ports = Ports(self.sessions, self._around, self._inherited)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
         self.started = time.monotonic()
         self.last_reload_error: str | None = None
         self._control: ControlServer | None = None
-        self._server: MetricsServer
         self._nursery: trio.Nursery | None = None
         self._drain_asked = trio.Event()
         self._reloading = trio.Lock()
@@ -204,42 +190,25 @@ class Daemon:
 
         :raises CannotListen: one of them cannot be bound; none stays open.
         """
-        self._ports = await self._open_ports(self.snapshot.routes)
-        try:
-            self._server = _open_metrics(self.metrics, self.snapshot.config.metrics_address)
-            self._control = await self._open_control(self.snapshot.config.control.socket)
-        except CannotListen:
-            _close(self._ports)
-            raise
+        await self.ports.open(self.snapshot)
+        if self.ports.control is not None:
+            self._control = ControlServer(self.ports.control, commands(self), self._journal)
+
+    @property
+    def listening(self) -> Listening:
+        """Where the daemon can be reached."""
+        return self.ports.listening
 
     @property
     def draining(self) -> bool:
         """Whether it takes no more connections and ends with the last one."""
         return self._drain_asked.is_set()
 
-    def describe_routes(self) -> list[dict[str, Any]]:
-        """The configuration's routes, as ``proxyd status`` shows them."""
-        return [
-            {
-                "name": port.route.name,
-                "listen": str(port.address),
-                "destination": str(port.route.destination),
-                "temporary": False,
-                "once": False,
-            }
-            for port in self._ports.values()
-        ]
-
     async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
         """Open a temporary route. Raises :class:`~proxyd.control.protocol.ControlError`."""
         if self._nursery is None or self.draining:
             raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
         return await self.temporary.add(self.snapshot.config, table, self._nursery, once=once, expires_s=expires_s)
-
-    @property
-    def listening(self) -> Listening:
-        """Where the daemon can be reached."""
-        return Listening({port.route.name: port.address for port in self._ports.values()}, self._server.address)
 
     async def run(self, on_ready: Callable[[Listening], object] | None = None) -> None:
         """Serve until a drain is over.
@@ -252,8 +221,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for port in self._ports.values():
-                    nursery.start_soon(port.serve, nursery, name=f"port {port.address}")
+                self.ports.serve(nursery)
                 if self._notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
                 if self._control is not None:
@@ -269,8 +237,7 @@ class Daemon:
             self.temporary.close()
             if self._control is not None:
                 self._control.close()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._server.close)
+            await self.ports.close_metrics()
 
     # Reload.
 
@@ -283,8 +250,7 @@ class Daemon:
         async with self._reloading:
             self._notifier.reloading()
             try:
-                if self.draining:
-                    raise CannotListen("the daemon is draining")  # noqa: TRY301
+                self._check_not_draining()
                 # In a thread: files and knowledge take milliseconds, which belong to the migrations.
                 snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
                 await self._replace(snapshot)
@@ -307,69 +273,34 @@ class Daemon:
         return False
 
     async def _replace(self, snapshot: Snapshot) -> None:
-        """Open what is new, then change over without waiting, then close what is gone."""
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
-        wanted = {_key(route): route for route in snapshot.routes}
-        opened = await self._open_ports([route for key, route in wanted.items() if key not in self._ports])
-        if self.draining:
-            _close(opened)
-            raise CannotListen("the daemon is draining")
-        before = self._server
-        if snapshot.config.metrics_address != before.listen:
-            try:
-                self._server = _open_metrics(self.metrics, snapshot.config.metrics_address)
-            except CannotListen:
-                _close(opened)
-                raise
+        replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
-        for port in opened.values():
-            self._nursery.start_soon(port.serve, self._nursery, name=f"port {port.address}")
-        for key in self._ports.keys() - wanted.keys():
-            self._ports.pop(key).close()
-        self._ports |= opened
-        for key, port in self._ports.items():
-            port.route = wanted[key]
         self.snapshot = snapshot
         self.sessions.limit = snapshot.config.limits.connections
         logs.configure(snapshot.config.log)
-        if self._server is not before:
-            await trio.to_thread.run_sync(before.close)
+        if replaced is not None:
+            await trio.to_thread.run_sync(replaced.close)
 
-    async def _open_control(self, path: str | None) -> ControlServer | None:
-        if path is None:
-            return None
-        try:
-            listeners = await listen_on(UnixPath(path), self._inherited)
-        except OSError as error:
-            raise CannotListen(f"control.socket: cannot listen on {path}: {error.strerror}") from error
-        return ControlServer(listeners, commands(self), self._journal)
-
-    async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
-        ports: dict[str, RoutePort] = {}
-        for route in routes:
-            try:
-                listeners = await listen_on(route.listen, self._inherited)
-            except OSError as error:
-                _close(ports)
-                raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
-            ports[_key(route)] = RoutePort(route, listeners, self.sessions, self._around)
-        return ports
+    def _check_not_draining(self) -> None:
+        if self.draining:
+            raise CannotListen("the daemon is draining")
 
     def _in_force(self) -> None:
         """Tell what is in force now."""
         self.metrics.set_loaded(time.time())
-        for port in self._ports.values():
+        for port in self.ports:
             self.metrics.declare_route(port.route.name, outcomes=list(Outcome), phases=list(Phase))
             self._journal.info(
                 "listening", route=port.route.name, listen=str(port.address), destination=str(port.route.destination)
             )
-        self._journal.info("serving metrics", listen=str(self._server.address))
+        self._journal.info("serving metrics", listen=str(self.listening.metrics))
         for remark in remarks(self.snapshot):
             self._journal.warning(remark)
 
     def _status(self) -> str:
-        count = len(self._ports)
+        count = len(self.ports)
         return f"serving {count} route{'s' if count != 1 else ''}"
 
     # Drain.
@@ -386,7 +317,7 @@ class Daemon:
         status = f"draining: {len(self.sessions)} sessions, up to {limit:g} s for those before their commit point"
         self._notifier.stopping(status)
         self._journal.info(status)
-        _close(self._ports)
+        self.ports.close()
         self.temporary.close()
         self._patience.deadline = trio.current_time() + limit
         with self._patience:
@@ -404,20 +335,3 @@ class Daemon:
             self._notifier.alive()
             # Half the time, as sd_watchdog_enabled(3) recommends.
             await trio.sleep(seconds / 2)
-
-
-def _key(route: Route) -> str:
-    """What makes a port the same port after a reload: its address, or with port 0 its route."""
-    return str(route.listen) if not str(route.listen).endswith(":0") else f"{route.listen} {route.name}"
-
-
-def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:
-    try:
-        return MetricsServer(metrics, listen)
-    except OSError as error:
-        raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
-
-
-def _close(ports: dict[str, RoutePort]) -> None:
-    for port in ports.values():
-        port.close()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proxyd.metrics import Metrics
-from proxyd.relay.intake import Intake
 from proxyd.relay.committed_stream import a_recovery
+from proxyd.relay.intake import Intake
 from proxyd.rewrite.rehearsal import Rehearsal
 from tests import builders as b
 
