@@ -10,12 +10,14 @@ Facts are counted where they become known, during a transfer and not at its end,
 from __future__ import annotations
 
 import platform
+import socket
 from collections.abc import Iterable
 from enum import StrEnum
 from importlib.metadata import version
+from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Final
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,7 +27,7 @@ from prometheus_client import (
     Info,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
+    make_wsgi_app,
 )
 
 from proxyd.endpoint import Address
@@ -190,20 +192,58 @@ class Metrics:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """wsgiref's server on a socket that listens already."""
+
+    daemon_threads = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock.getsockname(), _SilentHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
+        self.server_name, self.server_port = sock.getsockname()[:2]
+        self.setup_environ()
+
+
+class _SilentHandler(WSGIRequestHandler):
+    """Scrapes are no news."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
 class MetricsServer:
-    """The HTTP listener that Prometheus scrapes; prometheus_client's own, in a thread of its own.
+    """The HTTP listener that Prometheus scrapes, in a thread of its own.
 
     A scrape reads numbers and takes the interpreter for some milliseconds. It never waits for a migration.
 
+    :param adopted: a socket that listens there already.
     :raises OSError: the address cannot be bound.
     """
 
-    def __init__(self, metrics: Metrics, listen: Address) -> None:
+    def __init__(self, metrics: Metrics, listen: Address, adopted: socket.socket | None = None) -> None:
         self.listen = listen
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(listen.port, listen.host, metrics.registry)
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        sock = socket.socket(family) if adopted is None else adopted
+        try:
+            if adopted is None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((listen.host, listen.port))
+                sock.listen()
+        except OSError:
+            sock.close()
+            raise
+        # Two processes may accept on it during an upgrade, and the slower one must not wait for the next scrape.
+        sock.setblocking(False)
+        self._server = _Server(sock)
+        self._server.set_app(make_wsgi_app(metrics.registry))
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
         self.address = Address(listen.host, self._server.server_port)
+
+    def fileno(self) -> int:
+        """The descriptor of the listening socket."""
+        return self._server.fileno()
 
     def close(self) -> None:
         """Stop answering. Blocks for as long as ``serve_forever`` polls (0.5 s), so call it from a thread."""

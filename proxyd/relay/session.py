@@ -101,6 +101,13 @@ class MigrationSession:
         """Whether this connection is a migration, as opposed to one of its channels or something else."""
         return self._migration is not None
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether more connections may come that belong to the same migration; a new process must not get them."""
+        if self._migration is None:
+            return self._destination is None  # it has not said what it is, or waits for its main channel
+        return self._migration.is_growing(self.route.times.header_s)
+
     def facts(self) -> dict[str, Any]:
         """What there is to say of it at this moment, for ``proxyd status``; times in seconds."""
         rewriter = None if self._intake is None else self._intake.rewriter
