@@ -17,12 +17,10 @@ sessions that it has, without a limit, and ends. If the other one is not ready i
 
 from __future__ import annotations
 
-import math
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -48,16 +46,9 @@ from proxyd.relay.session import Surroundings
 from proxyd.rewrite.rewriter import Phase
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
-from proxyd.successor import Successor, UpgradeFailed
+from proxyd.successor import UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
-from proxyd.upgrade_link import LinkBroken
-
-# How often it is looked whether a migration is complete, while another process waits to accept connections itself.
-LOOK_S: Final = 0.1
-
-
-class CannotTakeOver(Exception):
-    """Another process stays in its place. ``str()`` says why, in one sentence."""
+from proxyd.upgrade import Upgrade
 
 
 def _read(path: Path) -> Snapshot:
@@ -85,21 +76,16 @@ class Daemon:
     ) -> None:
         self._inherited = inherited or InheritedSockets({})
         self._store = store
-        self._command = command
-        self._predecessor: Predecessor | None = None
-        self._inheritance: Inheritance | None = None
-        if predecessor is not None:
-            self._predecessor, self._inheritance = predecessor
-        self._successor: Successor | None = None
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
         self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
-        handed = None if self._inheritance is None else self._inheritance.sockets
+        handed = None if predecessor is None else predecessor[1].sockets
         self.ports = Ports(self.sessions, self._around, self._inherited, handed)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
+        self._takeover = Upgrade(self.ports, self.temporary, command, predecessor)
         self.started = time.monotonic()
         self.last_reload_error: str | None = None
         self._control: ControlServer | None = None
@@ -160,10 +146,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._predecessor is not None:
-                    await self._take_over(self._predecessor, nursery)
-                else:
-                    self.ports.serve(nursery)
+                await self._takeover.serve(self.snapshot.config, nursery)
                 if self._notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
                 if self._control is not None:
@@ -172,11 +155,10 @@ class Daemon:
                 self._notifier.ready(self._status())
                 if on_ready is not None:
                     on_ready(self.listening)
-                if self._predecessor is not None:
-                    nursery.start_soon(self._take_connections, self._predecessor, nursery, name="predecessor")
+                nursery.start_soon(self._takeover.take_connections, nursery, lambda: not self.draining)
                 await self._ending.wait()
-                if self._successor is not None:
-                    await self._finish(self._successor)
+                if self._takeover.successor is not None:
+                    await self._finish(self._takeover.successor.pid)
                 else:
                     await self._drain()
                 nursery.cancel_scope.cancel()
@@ -231,8 +213,8 @@ class Daemon:
             await trio.to_thread.run_sync(replaced.close)
 
     def _check_not_draining(self) -> None:
-        if self._successor is not None:
-            raise CannotListen(f"process {self._successor.pid} has taken this one's place")
+        if self._takeover.successor is not None:
+            raise CannotListen(f"process {self._takeover.successor.pid} has taken this one's place")
         if self.draining:
             raise CannotListen("the daemon is draining")
 
@@ -259,7 +241,7 @@ class Daemon:
         if self._drain_asked:
             self._patience.cancel()
         self._drain_asked = True
-        if self._successor is not None:
+        if self._takeover.successor is not None:
             self._journal.info(f"draining: up to {self._begin_patience():g} s for what is not past its commit point")
         self._ending.set()
 
@@ -310,85 +292,30 @@ class Daemon:
 
     async def _upgrade(self) -> int:
         """Raises UpgradeFailed."""
-        self._check_upgradable()
-        successor = await Successor.start(self._command)
-        limit = self.snapshot.config.limits.upgrade_time_s
-        try:
-            sockets, routes = self.temporary.handover()
-            keys = await successor.get_ready(self.ports.handover() | sockets, routes, limit)
-            self._check_upgradable()
-            await successor.serve(limit)
-            self._check_upgradable()
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await successor.kill()
-            raise
+        pid = await self._takeover.start(self.snapshot.config.limits.upgrade_time_s, self._check_upgradable)
         # From here on nothing is waited for, and nothing can go wrong.
-        self._notifier.hand_over(successor.pid)
+        self._notifier.hand_over(pid)
         if self._control is not None:
             self._control.release()
-        self.ports.pass_on(successor, keys)
-        self.temporary.pass_on(successor, keys)
-        self._successor = successor
         self._ending.set()
-        return successor.pid
+        return pid
 
     def _check_upgradable(self) -> None:
-        if not self._command:
-            raise UpgradeFailed("it is not known how this process was started")
-        if self._predecessor is not None:
-            raise UpgradeFailed("the process before this one still accepts connections for its own migrations")
         try:
             self._check_not_draining()
         except CannotListen as error:
             raise UpgradeFailed(str(error)) from error
 
-    async def _finish(self, successor: Successor) -> None:
-        """Accept for as long as a migration may get channels; then carry what there is to its end."""
-        if not self._drain_asked:
-            self._patience.deadline = math.inf
-        while not self._drain_asked and (self.ports.is_growing or self.temporary.is_growing):  # noqa: ASYNC110
-            await trio.sleep(LOOK_S)  # times decide as well as events
-        await successor.accept()
-        self.ports.release()
-        self.temporary.release()
-        self._journal.info("another process accepts", process=successor.pid, sessions=len(self.sessions))
+    async def _finish(self, pid: int) -> None:
+        """Another process serves: carry what there is to its end."""
+        await self._takeover.finish_accepting(lambda: self._drain_asked)
+        self._journal.info("another process accepts", process=pid, sessions=len(self.sessions))
         await self.ports.close_metrics()
         await self._end_sessions()
         if self._control is not None:
             with trio.move_on_after(CLIENT_TIME_S):
                 await self._control.ended.wait()
         self._journal.info("the last session of before the upgrade has ended")
-
-    async def _take_over(self, predecessor: Predecessor, nursery: trio.Nursery) -> None:
-        """Raises CannotTakeOver."""
-        assert self._inheritance is not None, "they come together"  # noqa: S101
-        handed = self._inheritance.sockets
-        try:
-            await self.temporary.adopt(self.snapshot.config, self._inheritance.routes, handed, nursery)
-            await predecessor.ready(tuple(handed.taken))
-        except ControlError as error:
-            predecessor.refuse(f"a temporary route: {error}")
-            raise CannotTakeOver(f"a temporary route: {error}") from error
-        except LinkBroken as error:
-            raise CannotTakeOver(f"the process to be replaced stays: {error}") from error
-        handed.ours = True
-        handed.close()
-
-    async def _take_connections(self, predecessor: Predecessor, nursery: trio.Nursery) -> None:
-        def begin(key: str, sock: socket.socket) -> None:
-            port = self.ports.find(key) or self.temporary.find(key)
-            if port is None or self.draining:
-                sock.close()  # its route was closed meanwhile
-            else:
-                port.begin(sock, nursery)
-
-        await predecessor.serving()
-        await predecessor.take(begin)
-        self._predecessor = None
-        if not self.draining:
-            self.ports.serve(nursery)
-            self.temporary.accept(nursery)
 
     async def _feed_watchdog(self, seconds: float) -> None:
         while True:

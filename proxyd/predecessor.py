@@ -37,6 +37,16 @@ class Predecessor:
         link = link_from_environment(environment)
         return None if link is None else cls(link)
 
+    def detach(self) -> None:
+        """Become a child of the service manager's; to be called first of all, with one thread.
+
+        Of a main process that is another's child it would not hear when that ends (systemd: "Supervising process ...
+        which is not our child"), and start none in its place.
+        """
+        if os.fork() > 0:
+            os._exit(0)
+        self._link.send_now(Message(Kind.STARTED, process=os.getpid()))
+
     def refuse(self, reason: str) -> None:
         """This process cannot take the place; the other one stays as it is and tells why."""
         self._link.send_now(Message(Kind.REFUSED, reason=reason))

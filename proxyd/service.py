@@ -20,7 +20,7 @@ import trio
 from proxyd import config_file as configuration
 from proxyd import journal as logs
 from proxyd.config import ConfigError, LogConfig
-from proxyd.daemon import CannotTakeOver, Daemon
+from proxyd.daemon import Daemon
 from proxyd.descriptor_store import ServiceManagerStore
 from proxyd.journal import Journal
 from proxyd.metrics import Metrics
@@ -33,6 +33,7 @@ from proxyd.relay.listening import InheritedSockets
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from proxyd.successor import UpgradeFailed, command_line
+from proxyd.upgrade import CannotTakeOver
 from proxyd.upgrade_link import LinkBroken
 
 # linux/prctl.h
@@ -55,9 +56,11 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
 
     Signals are handled only in the main thread, because Python allows it nowhere else.
     """
-    _hide_memory()
     inherited = InheritedSockets.from_environment(os.environ, os.getpid())
     predecessor = Predecessor.from_environment(os.environ)
+    if predecessor is not None:
+        predecessor.detach()
+    _hide_memory()
     try:
         snapshot = Snapshot.build(configuration.load(config_path))
     except OSError as error:

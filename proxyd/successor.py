@@ -13,9 +13,11 @@ else on.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import trio
 
@@ -35,16 +37,15 @@ def command_line() -> list[str]:
 
 
 class Successor:
-    """The process that takes this one's place. It is a child of this one until this one ends."""
+    """The process that takes this one's place. It is no child of this one: what was started starts it, and ends.
+
+    ``pid`` is 0 until it has said what it is.
+    """
 
     def __init__(self, process: trio.Process, link: Link) -> None:
+        self.pid = 0
         self._process = process
         self._link = link
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> Successor:
@@ -71,6 +72,7 @@ class Successor:
         """
         try:
             with trio.fail_after(limit_s):
+                self.pid = (await self._answer()).process
                 for key, descriptors in sockets.items():
                     for first in range(0, len(descriptors), MAX_DESCRIPTORS):
                         chunk = descriptors[first : first + MAX_DESCRIPTORS]
@@ -91,6 +93,7 @@ class Successor:
             with trio.fail_after(limit_s):
                 await self._link.send(Message(Kind.SERVE))
                 await self._answer()
+            self._process.poll()  # it has ended long ago
         except LinkBroken as error:
             raise UpgradeFailed(str(error)) from error
         except trio.TooSlowError:
@@ -115,9 +118,15 @@ class Successor:
 
     async def kill(self) -> None:
         """End it, whatever it does. It has nothing that could be lost."""
-        self._link.close()
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self._process.kill()
         await self._process.wait()
+        with suppress(LinkBroken):
+            while True:  # its end of the link is closed when it has ended, and its ports with it
+                await self._link.receive()
+        self._link.close()
 
     async def _answer(self) -> Message:
         try:

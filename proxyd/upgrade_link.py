@@ -4,6 +4,7 @@ A pair of connected sockets (``SOCK_SEQPACKET``), one message of JSON each. The 
 so the messages have one; a newer one may have fields that an older one does not know.
 
     old process                                     new process
+                                               <-   STARTED its process id
     SOCKETS key, listening sockets (again and again)
     ROUTE   a temporary route (again and again)
     OPEN                                       ->   reads the configuration, opens and adopts every port
@@ -47,6 +48,7 @@ MAX_DESCRIPTORS: Final = 128
 class Kind(StrEnum):
     """What a message says."""
 
+    STARTED = "started"
     SOCKETS = "sockets"
     ROUTE = "route"
     OPEN = "open"
@@ -75,6 +77,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     keys: tuple[str, ...] = ()
     reason: str = ""
     route: TemporaryRoute | None = None
+    process: int = 0
 
 
 class _Sent(msgspec.Struct, frozen=True):

@@ -9,125 +9,26 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from proxyd.control.client import ask
 from proxyd.control.protocol import ControlError
 from tests import builders as b
-from tests.proxyd.relay.stage import SHUT_0
-
-SECONDS = 60
-"""Longest wait for anything."""
-
-HEAD = b.MAGIC + b.configuration() + b.OPEN_RETURN_PATH + b.ram()
-WIRE = HEAD + b.tail([b.Device(b"0000:00:02.0/virtio-gpu", b"state" * 1000)])
-
-POSTCOPY_HEAD = (
-    b.MAGIC
-    + b.configuration()
-    + b.OPEN_RETURN_PATH
-    + b.POSTCOPY_ADVISE
-    + b.start(2, b.mem_size({b"mach-virt.ram": 1 << 28}) + b.EOS)
+from tests.integration.machine import (
+    HEAD,
+    POSTCOPY_HEAD,
+    SECONDS,
+    WIRE,
+    Machine,
+    a_port,
+    finish,
+    read_exactly,
+    wait_until,
 )
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"no {what} within {SECONDS} seconds"
-        time.sleep(0.01)
-
-
-def a_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
-class Machine:
-    """A proxyd, those that take its place, and a destination that listens."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.destination = socket.create_server(("127.0.0.1", 0))
-        self.destination.settimeout(SECONDS)
-        self.port, self.metrics = a_port(), a_port()
-        self.control = str(directory / "control.sock")
-        self.entrance = str(directory / "in.sock")
-        self.config = directory / "config.toml"
-        self.log = directory / "log"
-        self.pids: list[int] = []
-        self.limits = ""
-        self._open: list[socket.socket] = []
-        self.configure()
-
-    def configure(self, more: str = "") -> None:
-        towards = f'destination = "127.0.0.1:{self.destination.getsockname()[1]}"\npostcopy = "may-lose-guest"\n'
-        self.config.write_text(
-            f'[metrics]\nlisten = "127.0.0.1:{self.metrics}"\n[control]\nsocket = "{self.control}"\n'
-            f"[limits]\n{self.limits}\n"
-            f'[[route]]\nname = "lab"\nlisten = "127.0.0.1:{self.port}"\n{towards}'
-            f'[[route]]\nname = "unix"\nlisten = "unix:{self.entrance}"\n{towards}{more}'
-        )
-
-    def start(self) -> None:
-        words = [sys.executable, "-m", "proxyd.cli", "serve", "--config", str(self.config)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(words, stderr=log)
-        self.pids.append(self.process.pid)
-        wait_until(lambda: Path(self.control).exists() and self.answers(), "proxyd")
-
-    def answers(self) -> bool:
-        with suppress(Exception):
-            return bool(self.ask("status"))
-        return False
-
-    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
-        return ask(self.control, command, arguments)
-
-    def upgrade(self) -> int:
-        pid = int(self.ask("upgrade")["process"])
-        self.pids.append(pid)
-        return pid
-
-    def source(self) -> socket.socket:
-        return self.keep(socket.create_connection(("127.0.0.1", self.port), SECONDS))
-
-    def accept(self) -> socket.socket:
-        return self.keep(self.destination.accept()[0])
-
-    def keep(self, sock: socket.socket) -> socket.socket:
-        sock.settimeout(SECONDS)
-        self._open.append(sock)
-        return sock
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def migrates(self) -> None:
-        """A whole migration, from its first byte to the verdict."""
-        source = self.source()
-        source.sendall(WIRE)
-        finish(source, self.accept(), WIRE)
-
-    def scrape(self) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=SECONDS) as answer:
-            return str(answer.read().decode())
-
-    def close(self) -> None:
-        for sock in self._open:
-            sock.close()
-        self.destination.close()
-        for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+from tests.systemd.store import StandIn
 
 
 @pytest.fixture
@@ -136,25 +37,6 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     one.start()
     yield one
     one.close()
-
-
-def read_exactly(sock: socket.socket, count: int) -> bytes:
-    got = bytearray()
-    while len(got) < count:
-        chunk = sock.recv(count - len(got))
-        assert chunk, f"the connection ended after {len(got)} of {count} bytes"
-        got += chunk
-    return bytes(got)
-
-
-def finish(source: socket.socket, destination: socket.socket, wire: bytes) -> None:
-    """The destination gets ``wire``, and both part as two QEMUs that are content."""
-    assert read_exactly(destination, len(wire)) == wire
-    destination.sendall(SHUT_0)
-    destination.close()
-    assert read_exactly(source, len(SHUT_0)) == SHUT_0
-    assert source.recv(1) == b""
-    source.close()
 
 
 def test_a_new_process_serves_and_an_idle_old_one_ends(machine: Machine) -> None:
@@ -280,7 +162,7 @@ def test_nobody_is_refused_meanwhile(machine: Machine) -> None:
     for thread in threads:
         thread.start()
     for _ in range(3):
-        machine.upgrade()
+        wait_until(machine.can_upgrade, "upgrade")
         wanted = [made[0] + 3, made[1] + 3]
         wait_until(lambda wanted=wanted: made[0] > wanted[0] and made[1] > wanted[1], "connections after an upgrade")
     ended.set()
@@ -325,6 +207,7 @@ def test_a_taken_port_changes_nothing(machine: Machine) -> None:
 def test_the_configuration_of_the_new_process_is_in_force(machine: Machine) -> None:
     new = a_port()
     machine.port, old = new, machine.port
+    machine.listen = f"127.0.0.1:{new}"
     machine.configure()
     machine.upgrade()
     machine.migrates()
@@ -419,11 +302,10 @@ def test_the_command_line(machine: Machine) -> None:
 
 
 def test_a_new_process_that_says_nothing_is_ended(tmp_path: Path) -> None:
-    one = Machine(tmp_path)
-    one.limits = "upgrade_time_s = 0.5"
-    one.configure()
-    one.start()
-    try:
+    with Machine(tmp_path).closing() as one:
+        one.limits = "upgrade_time_s = 0.5"
+        one.configure()
+        one.start()
         fifo = tmp_path / "fifo"
         os.mkfifo(fifo)
         one.config.unlink()
@@ -431,5 +313,29 @@ def test_a_new_process_that_says_nothing_is_ended(tmp_path: Path) -> None:
         with pytest.raises(ControlError, match="was not ready within"):
             one.upgrade()
         one.migrates()
-    finally:
-        one.close()
+
+
+def test_sockets_of_the_service_managers_go_along(tmp_path: Path) -> None:
+    """Under the stand-in for systemd, which is told what the main process is."""
+    with socket.create_server(("127.0.0.1", 0)) as entrance, Machine(tmp_path).closing() as one:
+        one.listen = "fd:migration"
+        one.configure()
+        one.port = entrance.getsockname()[1]
+        directory = tmp_path / "manager"
+        directory.mkdir()
+        manager = StandIn(one.command(), dict(os.environ), directory, sockets={"migration": entrance})
+        manager.open()
+        try:
+            manager.wait_ready()
+            one.migrates()
+            before = manager.pid
+            for _ in range(2):
+                pid = one.upgrade()
+                manager.wait_for(lambda pid=pid: manager.pid == pid, "the new main process")
+                one.migrates()
+            one.ask("reload")
+            one.migrates()
+            assert before not in one.pids
+            assert manager.stop() == 256
+        finally:
+            manager.close()

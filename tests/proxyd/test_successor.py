@@ -24,6 +24,8 @@ def hear():
 def say(**message):
     link.send(json.dumps({"version": 1, "message": message}).encode())
 
+say(kind="started", process=os.getpid())
+
 def until_open():
     passed = {}
     while True:

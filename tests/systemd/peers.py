@@ -81,6 +81,15 @@ class Peers:
         self.rig.wait_until(lambda: "past its commit point" in self.rig.proxyd("status"), "commit point")
         return source, destination, thread
 
+    def kill(self, who: str = "all", signal: str = "KILL") -> None:
+        """Kill processes of the service; the next main one is ready at the end."""
+        before = self.rig.show("MainPID")
+        self.rig.systemctl("kill", f"--kill-who={who}", f"--signal={signal}", "proxyd")
+        self.rig.wait_until(lambda: self._is_another(before), "restart")
+
+    def _is_another(self, before: str) -> bool:
+        return self.rig.show("MainPID") not in {before, "0"} and self.rig.show("SubState") == "running"
+
     def migrate(self, tls: ssl.SSLContext | None = None) -> None:
         """A whole migration."""
         source = self.source(tls)

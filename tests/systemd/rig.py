@@ -95,7 +95,7 @@ pivot_root . old
 cd /
 umount -l old
 rmdir old
-# As systemd wants it, and does it itself where it is not in a container: what it mounts for a service reaches the service.
+# As systemd does it itself where it is not in a container: what it mounts for a service reaches the service.
 mount --make-rshared /
 echo ready
 exec >/dev/null 2>&1
