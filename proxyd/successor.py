@@ -73,19 +73,24 @@ class Successor:
         try:
             with trio.fail_after(limit_s):
                 self.pid = (await self._answer()).process
-                for key, descriptors in sockets.items():
-                    for first in range(0, len(descriptors), MAX_DESCRIPTORS):
-                        chunk = descriptors[first : first + MAX_DESCRIPTORS]
-                        await self._link.send(Message(Kind.SOCKETS, key=key), chunk)
-                for route in routes:
-                    await self._link.send(Message(Kind.ROUTE, route=route))
-                await self._link.send(Message(Kind.OPEN))
+                with suppress(LinkBroken):  # it has ended; why, it has said before
+                    await self._hand_over(sockets, routes)
                 answer = await self._answer()
         except trio.TooSlowError:
             raise UpgradeFailed(f"the new process was not ready within {limit_s:g} s (limits.upgrade_time_s)") from None
         if answer.kind is not Kind.READY:
             raise UpgradeFailed(f"the new process refused: {answer.reason}")
         return frozenset(answer.keys)
+
+    async def _hand_over(self, sockets: Mapping[str, Sequence[int]], routes: Iterable[TemporaryRoute]) -> None:
+        """Raises LinkBroken."""
+        for key, descriptors in sockets.items():
+            for first in range(0, len(descriptors), MAX_DESCRIPTORS):
+                chunk = descriptors[first : first + MAX_DESCRIPTORS]
+                await self._link.send(Message(Kind.SOCKETS, key=key), chunk)
+        for route in routes:
+            await self._link.send(Message(Kind.ROUTE, route=route))
+        await self._link.send(Message(Kind.OPEN))
 
     async def serve(self, limit_s: float) -> None:
         """Let it answer commands and scrapes. Raises :class:`UpgradeFailed`."""

@@ -83,6 +83,14 @@ async def test_a_new_process_that_is_not_ready(code: str, limit_s: float, reason
     assert not Path(f"/proc/{successor.pid}").exists()
 
 
+async def test_a_new_process_that_refuses_before_it_has_heard_anything() -> None:
+    successor = await start("say(kind='refused', reason='no time')")
+    await successor._process.wait()
+    with pytest.raises(UpgradeFailed, match="the new process refused: no time"):
+        await successor.get_ready({}, [TemporaryRoute({}, "x", once=False, expires_s=None)], 60)
+    await successor.kill()
+
+
 @pytest.mark.parametrize(
     ("code", "limit_s", "reason"),
     [
