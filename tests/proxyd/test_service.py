@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ import pytest
 from proxyd import service
 from proxyd.daemon import Daemon
 from proxyd.ports import Listening
+from proxyd.predecessor import Predecessor
 from proxyd.service import serve
+from proxyd.upgrade_link import VARIABLE
 from tests.proxyd.test_daemon import logging_as_it_was, route, text
 
 __all__ = ["logging_as_it_was"]  # a fixture of every test here, too
@@ -59,6 +63,51 @@ def test_a_bug_is_exit_70_with_a_traceback(
     err = capsys.readouterr().err
     assert "a bug of proxyd's; please report it with these lines" in err
     assert "ZeroDivisionError: a bug" in err
+
+
+@pytest.fixture
+def old_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The end of a process whose place this one is to take, which stays the same process here."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    monkeypatch.setattr(Predecessor, "detach", lambda _self: None)
+    kept: list[Predecessor | None] = []
+    made = Predecessor.from_environment
+
+    def from_environment(environment: dict[str, str]) -> Predecessor | None:
+        kept.append(made(environment))
+        return kept[-1]
+
+    monkeypatch.setattr(Predecessor, "from_environment", from_environment)
+    monkeypatch.setenv(VARIABLE, str(theirs.detach()))
+    with ours:
+        yield ours
+    for one in filter(None, kept):
+        one._link._socket.close()
+
+
+def test_a_process_whose_predecessor_is_gone_is_exit_3(
+    path: Path, capsys: pytest.CaptureFixture[str], old_end: socket.socket
+) -> None:
+    path.write_text(text(route("lab", 1)))
+    old_end.close()
+    assert serve(path) == 3
+    assert capsys.readouterr().err == "proxyd: the other process has ended\n"
+
+
+def test_a_process_that_cannot_take_over_says_why_to_its_predecessor(path: Path, old_end: socket.socket) -> None:
+    path.write_text("[metrics]\nlisen = 1\n")
+    assert serve(path) == 1
+    assert b'"kind":"refused"' in old_end.recv(1 << 16)
+    assert serve(path.with_name("nothing.toml")) == 4
+
+
+def test_a_host_without_prctl_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.StringIO()
+    monkeypatch.setattr(service.sys, "stderr", told)
+    monkeypatch.setattr(service.ctypes, "CDLL", lambda _name: object())
+    path.write_text("")
+    assert serve(path) == 1
+    assert "cannot hide its memory from other processes of its user" in told.getvalue()
 
 
 def test_signals_reload_and_drain(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
