@@ -126,6 +126,11 @@ class StreamParser:
         return None if self._tail is None else self._tail.offset
 
     @property
+    def held_tail(self) -> bytearray | None:
+        """What there is of the device part, once it has begun; its own buffer, which grows."""
+        return None if self._tail is None else self._tail.data
+
+    @property
     def in_device_tail(self) -> bool:
         """Whether the device part has begun: the tail of a precopy stream, or a postcopy package."""
         return self._tail is not None or self._package_bytes is not None
