@@ -20,9 +20,9 @@ import msgspec
 
 from formats.arm64.register_id import UnknownRegister, id_of
 from proxyd.config import (
+    AuditConfig,
     Config,
     ConfigError,
-    AuditConfig,
     ControlConfig,
     LimitsConfig,
     LogConfig,

@@ -51,6 +51,7 @@ from proxyd.snapshot import Snapshot, remarks
 from proxyd.successor import Successor, UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
 from proxyd.upgrade_link import LinkBroken
+from proxyd.witness import Witnesses
 
 # How often it is looked whether a migration is complete, while another process waits to accept connections itself.
 LOOK_S: Final = 0.1
@@ -96,7 +97,8 @@ class Daemon:
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
+        self._witnesses = Witnesses(self._journal)
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store, witness=self._witnesses)
         handed = None if self._inheritance is None else self._inheritance.sockets
         self.ports = Ports(self.sessions, self._around, self._inherited, handed)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
@@ -121,7 +123,8 @@ class Daemon:
 
         :raises CannotListen: one of them cannot be bound; none stays open.
         """
-        await self.ports.open(self.snapshot)
+        with self._witnesses.configured(self.snapshot.config):
+            await self.ports.open(self.snapshot)
         if self.ports.control is not None:
             self._control = ControlServer(self.ports.control, commands(self), self._journal)
 
@@ -164,8 +167,7 @@ class Daemon:
                     await self._take_over(self._predecessor, nursery)
                 else:
                     self.ports.serve(nursery)
-                if self._notifier.watchdog_s is not None:
-                    nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
+                nursery.start_soon(self._notifier.keep_alive, name="watchdog")
                 if self._control is not None:
                     nursery.start_soon(self._control.serve, name="control socket")
                 self._in_force()
@@ -185,6 +187,8 @@ class Daemon:
             if self._control is not None:
                 self._control.close()
             await self.ports.close_metrics()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._witnesses.close)
 
     # Reload.
 
@@ -221,7 +225,8 @@ class Daemon:
 
     async def _replace(self, snapshot: Snapshot) -> None:
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
-        replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
+        with self._witnesses.configured(snapshot.config):
+            replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
         self.snapshot = snapshot
@@ -389,9 +394,3 @@ class Daemon:
         if not self.draining:
             self.ports.serve(nursery)
             self.temporary.accept(nursery)
-
-    async def _feed_watchdog(self, seconds: float) -> None:
-        while True:
-            self._notifier.alive()
-            # Half the time, as sd_watchdog_enabled(3) recommends.
-            await trio.sleep(seconds / 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from proxyd.journal import Journal
@@ -23,7 +24,7 @@ Job = Callable[[], None]
 
 
 class Scribe:
-    """Does what it is given, later. All methods may be called from any thread.
+    """Does what it is given, later; its thread begins with the first job.
 
     Error handling: an :class:`OSError` of a job is told in the journal, and the next job is done.
     """
@@ -32,11 +33,13 @@ class Scribe:
         self.lost = 0
         self._journal = journal
         self._jobs: queue.Queue[tuple[str, Job] | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._work, name="scribe", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def submit(self, what: str, job: Job) -> bool:
         """Do ``job`` when its turn comes; ``what`` names it if it fails. Says whether there was room."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="scribe", daemon=True)
+            self._thread.start()
         try:
             self._jobs.put_nowait((what, job))
         except queue.Full:
@@ -53,12 +56,12 @@ class Scribe:
 
     def close(self) -> None:
         """Do what is left, within a limit, and end."""
-        self.flush()
-        try:
-            self._jobs.put_nowait(None)
-        except queue.Full:
+        if self._thread is None:
             return
-        self._thread.join(CLOSE_TIME_S)
+        self.flush()
+        with suppress(queue.Full):
+            self._jobs.put_nowait(None)
+            self._thread.join(CLOSE_TIME_S)
 
     def _work(self) -> None:
         while (entry := self._jobs.get()) is not None:

@@ -6,7 +6,8 @@ way of either: facts are taken, and a thread writes (:mod:`proxyd.scribe`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +18,7 @@ from formats.arm64.register_id import name_of
 from proxyd.audit import AuditLog
 from proxyd.config import Config
 from proxyd.journal import Journal
+from proxyd.ports import CannotListen
 from proxyd.recorder import Recorder
 from proxyd.relay.intake import Rewriter
 from proxyd.relay.outcome import Ending
@@ -108,10 +110,8 @@ class Witness:
             kind="package" if evidence.package else "tail",
             offset=evidence.offset,
             page_size=evidence.page_size,
-            early=tuple(
-                Early(one.idstr, one.instance_id, one.version_id, one.payload_bytes) for one in evidence.early
-            ),
-            host=None if host is None else msgspec.Raw(msgspec.json.encode(msgspec.json.decode(host))),
+            early=tuple(Early(one.idstr, one.instance_id, one.version_id, one.payload_bytes) for one in evidence.early),
+            host=None if host is None else msgspec.json.decode(host),
             profile=profile,
             allow=tuple(sorted(map(name_of, policy.allow))),
             limits={name: getattr(limits, name) for name in type(limits).__dataclass_fields__},
@@ -123,7 +123,7 @@ class Witness:
 
 
 class Witnesses:
-    """The daemon's. Without a recorder and an audit log nobody is one. :meth:`configure` it before use.
+    """The daemon's. Without a recorder and an audit log nobody is one. Neither is there before :meth:`configured`.
 
     Resource handling: :meth:`close` it last; it writes what is left.
     """
@@ -134,12 +134,24 @@ class Witnesses:
         self._audit: AuditLog | None = None
         self._journal = journal
 
-    def configure(self, config: Config) -> None:
-        """Put a configuration in force. The audit log is opened anew, where it may have been moved away meanwhile.
+    @contextmanager
+    def configured(self, config: Config) -> Iterator[None]:
+        """Put a configuration in force if what is done meanwhile succeeds. The audit log is opened anew, where it may
+        have been moved away.
 
-        :raises OSError: the audit log cannot be opened; nothing has changed then.
+        :raises CannotListen: the audit log cannot be opened.
         """
-        audit = None if config.audit.file is None else AuditLog(config.audit, config.relative(config.audit.file))
+        file = config.audit.file
+        try:
+            audit = None if file is None else AuditLog(config.audit, config.relative(file))
+        except OSError as error:
+            raise CannotListen(f"audit.file: cannot open {file}: {error.strerror}") from error
+        try:
+            yield
+        except BaseException:
+            if audit is not None:
+                audit.close()
+            raise
         before, self._audit = self._audit, audit
         if before is not None:
             self.scribe.submit("audit log", before.close)

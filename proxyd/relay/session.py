@@ -43,7 +43,6 @@ from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
 
-
 # Of a route, a migration's id and its source.
 WitnessFactory = Callable[[Route, str, str], Witness]
 
@@ -170,7 +169,9 @@ class MigrationSession:
                     self._migration.keeper.end()
                 self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
-            self.record.ended(ending, trio.current_time() - self._began, silent=not self._greeting.first, intake=self._intake)
+            self.record.ended(
+                ending, trio.current_time() - self._began, silent=not self._greeting.first, intake=self._intake
+            )
         return ending
 
     async def _carry(self) -> Ending:

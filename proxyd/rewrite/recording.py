@@ -23,7 +23,7 @@ from formats.errors import FormatError
 from formats.events import Buffer, DeviceTail
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
-from proxyd.rewrite.package import rewrite_package
+from proxyd.rewrite.package import package_header, rewrite_package
 from proxyd.rewrite.plan import Destination, Outcome, Plan
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile
@@ -92,7 +92,7 @@ class Recording(msgspec.Struct, frozen=True):
     offset: int
     page_size: int
     early: tuple[Early, ...]
-    host: msgspec.Raw | None
+    host: dict[str, Any] | None
     profile: str | None
     allow: tuple[str, ...]
     limits: dict[str, int]
@@ -147,7 +147,9 @@ class Replayed:
 
 def destination_of(facts: Recording) -> Destination | None:
     """Where the migration went. Raises :class:`ValueError` for what this version cannot read."""
-    host = None if facts.host is None else HostDescription.parse(bytes(facts.host), "the recording's host")
+    host = (
+        None if facts.host is None else HostDescription.parse(msgspec.json.encode(facts.host), "the recording's host")
+    )
     profile = None if facts.profile is None else Profile.parse(facts.profile.encode(), "the recording's profile")
     return None if host is None and profile is None else Destination(host, profile)
 
@@ -165,6 +167,12 @@ def replay(recorded: Recorded, destination: Destination | None, allow: frozenset
         return _outcome(tail.plan, bytes(tail.devices) + bytes(tail.vmdesc))
     except (FormatError, SelfCheckFailed) as error:
         return Replayed(b"", None, str(error))
+
+
+def was_forced(recorded: Recorded) -> bool:
+    """Whether it is a package that had to be delivered as it came, because its source could not take the guest back."""
+    before = recorded.before
+    return recorded.facts.kind == "package" and recorded.after == package_header(len(before)) + before
 
 
 def _outcome(plan: Plan | None, after: bytes) -> Replayed:

@@ -29,8 +29,8 @@ from formats.parser import ParserLimits, StreamParser
 from formats.savevm import MigCommand, SectionType
 from proxyd.rewrite.package import package_header, rewrite_package
 from proxyd.rewrite.plan import Outcome, Refusal
-from proxyd.rewrite.recording import Evidence
 from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy, RewritePolicy, StreamLimits
+from proxyd.rewrite.recording import Evidence
 from proxyd.rewrite.report import RewriteReport
 from proxyd.rewrite.tail import SelfCheckFailed, rewrite_tail
 
