@@ -49,6 +49,7 @@ from proxyd.snapshot import Snapshot, remarks
 from proxyd.successor import UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
 from proxyd.upgrade import Upgrade
+from proxyd.witness import Witnesses
 
 
 def _read(path: Path) -> Snapshot:
@@ -81,7 +82,8 @@ class Daemon:
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
+        self._witnesses = Witnesses(self._journal)
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store, witness=self._witnesses)
         handed = None if predecessor is None else predecessor[1].sockets
         self.ports = Ports(self.sessions, self._around, self._inherited, handed)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
@@ -107,7 +109,8 @@ class Daemon:
 
         :raises CannotListen: one of them cannot be bound; none stays open.
         """
-        await self.ports.open(self.snapshot)
+        with self._witnesses.configured(self.snapshot.config):
+            await self.ports.open(self.snapshot)
         if self.ports.control is not None:
             self._control = ControlServer(self.ports.control, commands(self), self._journal)
 
@@ -147,8 +150,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await self._takeover.serve(self.snapshot.config, nursery)
-                if self._notifier.watchdog_s is not None:
-                    nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
+                nursery.start_soon(self._notifier.keep_alive, name="watchdog")
                 if self._control is not None:
                     nursery.start_soon(self._control.serve, name="control socket")
                 self._in_force()
@@ -167,6 +169,8 @@ class Daemon:
             if self._control is not None:
                 self._control.close()
             await self.ports.close_metrics()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._witnesses.close)
 
     # Reload.
 
@@ -203,7 +207,8 @@ class Daemon:
 
     async def _replace(self, snapshot: Snapshot) -> None:
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
-        replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
+        with self._witnesses.configured(snapshot.config):
+            replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
         self.snapshot = snapshot
@@ -316,9 +321,3 @@ class Daemon:
             with trio.move_on_after(CLIENT_TIME_S):
                 await self._control.ended.wait()
         self._journal.info("the last session of before the upgrade has ended")
-
-    async def _feed_watchdog(self, seconds: float) -> None:
-        while True:
-            self._notifier.alive()
-            # Half the time, as sd_watchdog_enabled(3) recommends.
-            await trio.sleep(seconds / 2)

@@ -12,6 +12,7 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,13 +35,16 @@ from proxyd.relay.keeping import DescriptorStore, Keeper, carried
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.pump import plain_pipes
-from proxyd.relay.record import SessionRecord
+from proxyd.relay.record import SessionRecord, Witness
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.relay.tls_leg import connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import Phase, RewriteRefused
 from proxyd.routes import RehearsalService, Route
+
+# Of a route, a migration's id and its source.
+WitnessFactory = Callable[[Route, str, str], Witness]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Surroundings:
     secure: Securer = connect_tls
     migrations: Migrations = field(default_factory=Migrations)
     store: DescriptorStore | None = None
+    witness: WitnessFactory | None = None
 
 
 class MigrationSession:
@@ -164,7 +169,9 @@ class MigrationSession:
                     self._migration.keeper.end()
                 self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
-            self.record.ended(ending, trio.current_time() - self._began, silent=not self._greeting.first)
+            self.record.ended(
+                ending, trio.current_time() - self._began, silent=not self._greeting.first, intake=self._intake
+            )
         return ending
 
     async def _carry(self) -> Ending:
@@ -187,6 +194,8 @@ class MigrationSession:
         migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
         self._keep(migration)
+        if around.witness is not None:
+            self.record.witness = around.witness(self.route, self.record.id, self._source.peer)
         intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics)
         self._intake = intake
         buffers = await self._prologue(intake, first)
