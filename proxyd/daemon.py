@@ -33,6 +33,7 @@ from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import ControlServer
 from proxyd.endpoint import Address, ListenEndpoint, UnixPath
 from proxyd.journal import Journal
+from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics, MetricsServer
 from proxyd.operations import commands
 from proxyd.relay.intake import RewriterFactory, rewriter_for
@@ -50,6 +51,9 @@ EXIT_DONE: Final = 0
 EXIT_BAD_INPUT: Final = 1
 EXIT_UNREACHABLE: Final = 4
 EXIT_BUG: Final = 70
+
+# The file descriptor, whatever sys.stderr is.
+STANDARD_ERROR: Final = 2
 
 
 class CannotListen(Exception):
@@ -82,24 +86,27 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
     except ConfigError as error:
         sys.stderr.write(f"proxyd: {error}\n")
         return EXIT_BAD_INPUT
-    logs.configure(snapshot.config.log)
-    try:
-        trio.run(_serve, snapshot, on_ready)
-    except CannotListen as error:
-        sys.stderr.write(f"proxyd: {error}\n")
-        return EXIT_UNREACHABLE
-    except Exception as error:  # noqa: BLE001 - a bug of ours gets its own exit code and a whole traceback
-        Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
-        return EXIT_BUG
+    with LineWriter(STANDARD_ERROR) as lines:
+        logs.configure(snapshot.config.log, lines)
+        try:
+            trio.run(_serve, snapshot, on_ready, lines)
+        except CannotListen as error:
+            lines.put(f"proxyd: {error}\n")
+            return EXIT_UNREACHABLE
+        except Exception as error:  # noqa: BLE001 - a bug of ours gets its own exit code and a whole traceback
+            Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
+            return EXIT_BUG
     return EXIT_DONE
 
 
-async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None) -> None:
+async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None, lines: LineWriter) -> None:
     daemon = Daemon(
         snapshot,
         ServiceNotifier.from_environment(os.environ),
         inherited=InheritedSockets.from_environment(os.environ, os.getpid()),
+        lines=lines,
     )
+    lines.tell_lost = daemon.metrics.count_lost_lines
     await daemon.open()
     async with trio.open_nursery() as nursery:
         if threading.current_thread() is threading.main_thread():
@@ -133,7 +140,9 @@ class Daemon:
         journal: Journal | None = None,
         make_rewriter: RewriterFactory = rewriter_for,
         inherited: InheritedSockets | None = None,
+        lines: LineWriter | None = None,
     ) -> None:
+        self._lines = lines
         self._inherited = inherited or InheritedSockets({})
         self.snapshot = snapshot
         self.metrics = Metrics()
@@ -285,7 +294,7 @@ class Daemon:
             port.route = wanted[key]
         self.snapshot = snapshot
         self.sessions.limit = snapshot.config.limits.connections
-        logs.configure(snapshot.config.log)
+        logs.configure(snapshot.config.log, self._lines)
         if self._server is not before:
             await trio.to_thread.run_sync(before.close)
 

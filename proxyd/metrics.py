@@ -79,6 +79,7 @@ class Metrics:
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
         for result in ("applied", "refused"):
             self._reloads.labels(result)
+        self._lost_lines = self._counter("proxyd_log_lines_lost", "Log lines that standard error did not take.")
         self._sessions = self._gauge(
             "proxyd_active_sessions", "Connections being served, by phase of the stream.", "route", "phase"
         )
@@ -133,6 +134,10 @@ class Metrics:
     def count_reload(self, *, applied: bool) -> None:
         """A reload was applied, or refused and changed nothing."""
         self._reloads.labels("applied" if applied else "refused").inc()
+
+    def count_lost_lines(self, count: int) -> None:
+        """Log lines that nobody will read. Called from any thread."""
+        self._lost_lines.inc(count)
 
     def move_session(self, route: str, before: str | None, after: str | None) -> None:
         """A session went from one phase to another; ``None`` is outside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -42,9 +43,11 @@ from tests.proxyd.relay.wires import (
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    loggers = (LOGGER, logging.getLogger("trio"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
+    for logger, was in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = was
 
 
 class RecordingNotifier(ServiceNotifier):
@@ -465,16 +468,16 @@ def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capsys:
     assert capsys.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
 
 
-def test_serving_on_a_taken_port_is_exit_4(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_on_a_taken_port_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         path.write_text(text(route("lab", 1, port)))
         assert serve(path) == 4
-    assert f"proxyd: route lab: cannot listen on 127.0.0.1:{port}: Address already in use\n" in capsys.readouterr().err
+    assert f"proxyd: route lab: cannot listen on 127.0.0.1:{port}: Address already in use\n" in capfd.readouterr().err
 
 
 def test_a_bug_is_exit_70_with_a_traceback(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Daemon) -> str:
         raise ZeroDivisionError("a bug")
@@ -482,12 +485,12 @@ def test_a_bug_is_exit_70_with_a_traceback(
     monkeypatch.setattr(Daemon, "_status", broken)
     path.write_text(text(route("lab", 1)))
     assert serve(path) == 70
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "a bug of proxyd's; please report it with these lines" in err
     assert "ZeroDivisionError: a bug" in err
 
 
-def test_signals_reload_and_drain(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_reload_and_drain(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In the main thread, with real signals."""
     path.write_text(text(route("lab", 1)))
     seen: list[Listening] = []
@@ -499,7 +502,7 @@ def test_signals_reload_and_drain(path: Path, capsys: pytest.CaptureFixture[str]
 
     assert serve(path, on_ready=on_ready) == 0
     assert seen[0].routes["lab"].port != 0
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "reloaded" in err
     assert err.rstrip().endswith("drained")
 

@@ -41,6 +41,8 @@ def test_each_fact_has_its_metric(metrics: Metrics) -> None:
     metrics.count_reload(applied=False)
     assert value(metrics, "proxyd_reloads_total", result="applied") == 1
     assert value(metrics, "proxyd_reloads_total", result="refused") == 1
+    metrics.count_lost_lines(3)
+    assert value(metrics, "proxyd_log_lines_lost_total") == 3
     metrics.move_session("lab", None, "prologue")
     metrics.move_session("lab", "prologue", "memory")
     assert value(metrics, "proxyd_active_sessions", phase="prologue") == 0
