@@ -28,14 +28,16 @@ import trio
 
 from proxyd import config_file as configuration
 from proxyd import journal as logs
-from proxyd.config import ConfigError
+from proxyd.config import ConfigError, LimitsConfig
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import ControlServer
 from proxyd.endpoint import Address, ListenEndpoint, UnixPath
 from proxyd.journal import Journal
 from proxyd.line_writer import LineWriter
-from proxyd.metrics import Metrics, MetricsServer
+from proxyd.metrics import Metrics
+from proxyd.metrics_server import MetricsServer
 from proxyd.operations import commands
+from proxyd.relay.held_memory import HeldMemory
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
@@ -146,10 +148,12 @@ class Daemon:
         self._inherited = inherited or InheritedSockets({})
         self.snapshot = snapshot
         self.metrics = Metrics()
-        self.sessions = Sessions(snapshot.config.limits.connections)
+        limits = snapshot.config.limits
+        self.sessions = Sessions(limits.connections, limits.silent_connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter)
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, held=HeldMemory(limits.held_bytes))
+        self.metrics.watch_strangers(lambda: len(self.sessions.strangers))
         self._ports: dict[str, RoutePort] = {}
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
         self.started = time.monotonic()
@@ -293,10 +297,15 @@ class Daemon:
         for key, port in self._ports.items():
             port.route = wanted[key]
         self.snapshot = snapshot
-        self.sessions.limit = snapshot.config.limits.connections
+        self._bound(snapshot.config.limits)
         logs.configure(snapshot.config.log, self._lines)
         if self._server is not before:
             await trio.to_thread.run_sync(before.close)
+
+    def _bound(self, limits: LimitsConfig) -> None:
+        self.sessions.limit = limits.connections
+        self.sessions.strangers.limit = limits.silent_connections
+        self._around.held.limit = limits.held_bytes
 
     async def _open_control(self, path: str | None) -> ControlServer | None:
         if path is None:

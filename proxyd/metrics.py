@@ -10,12 +10,10 @@ Facts are counted where they become known, during a transfer and not at its end,
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from importlib.metadata import version
-from threading import Thread
 from typing import TYPE_CHECKING, Final
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -25,10 +23,8 @@ from prometheus_client import (
     Info,
     ProcessCollector,
     disable_created_metrics,
-    start_http_server,
 )
 
-from proxyd.endpoint import Address
 from proxyd.rewrite.plan import Action
 from proxyd.rewrite.verdict import Verdict
 
@@ -82,6 +78,9 @@ class Metrics:
         self._lost_lines = self._counter("proxyd_log_lines_lost", "Log lines that standard error did not take.")
         self._sessions = self._gauge(
             "proxyd_active_sessions", "Connections being served, by phase of the stream.", "route", "phase"
+        )
+        self._strangers = self._gauge(
+            "proxyd_silent_connections", "Connections that have not shown yet that they are migrations."
         )
         self._held = self._gauge("proxyd_held_bytes", "Bytes of streams held back at this moment.", "route")
         self._draining = self._gauge("proxyd_draining", "1 while the daemon drains, otherwise 0.")
@@ -146,6 +145,10 @@ class Metrics:
         if after is not None:
             self._sessions.labels(route, after).inc()
 
+    def watch_strangers(self, count: Callable[[], int]) -> None:
+        """Ask for their number at each scrape, from another thread."""
+        self._strangers.set_function(count)
+
     def add_held(self, route: str, count: int) -> None:
         """Bytes held back, more (or, negative, fewer) than at the last call."""
         self._held.labels(route).inc(count)
@@ -193,25 +196,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-
-class MetricsServer:
-    """The HTTP listener that Prometheus scrapes; prometheus_client's own, in a thread of its own.
-
-    A scrape reads numbers and takes the interpreter for some milliseconds. It never waits for a migration.
-
-    :raises OSError: the address cannot be bound.
-    """
-
-    def __init__(self, metrics: Metrics, listen: Address) -> None:
-        self.listen = listen
-        self._server: WSGIServer
-        self._thread: Thread
-        self._server, self._thread = start_http_server(listen.port, listen.host, metrics.registry)
-        self.address = Address(listen.host, self._server.server_port)
-
-    def close(self) -> None:
-        """Stop answering. Blocks for as long as ``serve_forever`` polls (0.5 s), so call it from a thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -117,13 +117,16 @@ class Release:
 class Intake:
     """One stream's rewriter, counted."""
 
-    def __init__(self, rewriter: Rewriter, route: str, metrics: Metrics) -> None:
+    def __init__(
+        self, rewriter: Rewriter, route: str, metrics: Metrics, holds: Callable[[int], object] = lambda _size: None
+    ) -> None:
         self.rewriter = rewriter
         self.released: Release | None = None
         self._route = route
         self._metrics = metrics
         self._sections: Counter[str] = Counter()
         self._held = 0
+        self._holds = holds  # hears how many bytes are held, whenever that changes
         self._phase: Phase | None = rewriter.phase
         self._hold_since: float | None = None
         self._rewrite_s = 0.0
@@ -133,6 +136,11 @@ class Intake:
     def is_pipe(self) -> bool:
         """Whether everything that comes passes from now on."""
         return self.rewriter.phase in PIPE_PHASES
+
+    @property
+    def held_for(self) -> float:
+        """Seconds since the first byte of device state that was held; 0 before."""
+        return 0.0 if self._hold_since is None else trio.current_time() - self._hold_since
 
     def feed(self, chunk: Buffer) -> list[Buffer]:
         """As the rewriter's. Raises what it raises."""
@@ -174,6 +182,7 @@ class Intake:
         if self._phase is not None:
             self._metrics.move_session(self._route, self._phase.value, None)
             self._metrics.add_held(self._route, -self._held)
+            self._holds(0)
             self._phase = None
 
     def _count(self) -> None:
@@ -185,6 +194,7 @@ class Intake:
         if held != self._held:
             self._metrics.add_held(self._route, held - self._held)
             self._held = held
+            self._holds(held)
         if self._phase is not None and self._phase is not self.rewriter.phase:
             self._metrics.move_session(self._route, self._phase.value, self.rewriter.phase.value)
             self._phase = self.rewriter.phase

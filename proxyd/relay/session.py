@@ -12,6 +12,7 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import trio
 
 from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
+from proxyd.config import LimitsConfig
 from proxyd.endpoint import Dialled
 from proxyd.journal import Journal
 from proxyd.metrics import Direction, Metrics
@@ -28,6 +30,7 @@ from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.destination import fixed_destination
 from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
 from proxyd.relay.greeting import Greeting
+from proxyd.relay.held_memory import HeldMemory
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
@@ -52,6 +55,7 @@ class Surroundings:
     make_rehearser: RehearserFactory = ServiceRehearser
     secure: Securer = connect_tls
     migrations: Migrations = field(default_factory=Migrations)
+    held: HeldMemory = field(default_factory=lambda: HeldMemory(LimitsConfig().held_bytes))
 
 
 class MigrationSession:
@@ -59,6 +63,7 @@ class MigrationSession:
 
     :param towards: where it leads, for a route whose connections do not all lead to the same place.
     :param accepted: its place in the order of accept, for a connection that had to shake hands first.
+    :param admit: called once it has shown that it is a migration, or one's channel; returns why it may not go on.
     """
 
     def __init__(
@@ -68,8 +73,10 @@ class MigrationSession:
         around: Surroundings,
         towards: Dialled | None = None,
         accepted: int | None = None,
+        admit: Callable[[], Ending | None] = lambda: None,
     ) -> None:
         self.route = route
+        self._admit = admit
         self.record = SessionRecord(
             route.name, source.peer, around.metrics, around.journal, route.host_file, label=route.metrics_label
         )
@@ -92,6 +99,11 @@ class MigrationSession:
     def committed(self) -> bool:
         """Whether the guest may be running on the destination already."""
         return self._guard.committed
+
+    @property
+    def spoke(self) -> bool:
+        """Whether the source has said anything."""
+        return bool(self._greeting.first)
 
     @property
     def is_main(self) -> bool:
@@ -173,11 +185,14 @@ class MigrationSession:
         around = self._around
         migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
-        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics)
+        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics, self._holds)
         self._intake = intake
         buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
             return buffers
+        refusal = self._admit()
+        if refusal is not None:
+            return refusal
         if intake.rewriter.postcopy_advised:
             migration.preempt.advise(intake.rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
@@ -202,6 +217,9 @@ class MigrationSession:
         migration.preempt.recover()
         intake = Intake(RecoveryStream(), self.route.metrics_label, self._around.metrics)
         self._intake = intake
+        refusal = self._admit()
+        if refusal is not None:
+            return refusal
         try:
             self._destination = await self._dial()
         except DestinationUnreachable as error:
@@ -261,9 +279,14 @@ class MigrationSession:
         reason = f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), {count} bytes came"
         return Ending(Outcome.LIMIT, reason)
 
+    def _holds(self, size: int) -> None:
+        self._around.held.change(self._source.origin, self.abandon, size)
+
     def _idle_allowance(self, intake: Intake) -> float:
         times = self.route.times
-        return times.hold_idle_s if intake.rewriter.phase is Phase.HOLDING else times.idle_s
+        if intake.rewriter.phase is not Phase.HOLDING:
+            return times.idle_s
+        return max(0.0, min(times.hold_idle_s, times.hold_s - intake.held_for))
 
     def _idle_expired(self, intake: Intake) -> Ending:
         rewriter = intake.rewriter
@@ -271,6 +294,9 @@ class MigrationSession:
         if rewriter.phase is not Phase.HOLDING:
             return Ending(Outcome.LIMIT, f"{seconds} (limits.idle_time_s) while waiting for {rewriter.waiting_for}")
         held = f"{seconds} (limits.hold_idle_time_s) with {rewriter.held_bytes} bytes of device state held"
+        if intake.held_for >= self.route.times.hold_s:
+            whole = f"the whole device state expected within {self.route.times.hold_s:g} s (limits.hold_time_s)"
+            return Ending(Outcome.LIMIT, f"{whole}, found {rewriter.held_bytes} bytes of it")
         try:
             rewriter.finish()
         except FormatError as error:
@@ -304,6 +330,12 @@ class MigrationSession:
         except TooManyChannels as error:
             return Ending(Outcome.TOO_MANY_CONNECTIONS, str(error))
         self.record.joins(migration.id, name, kind.value)
+        refusal = self._admit()
+        if refusal is not None:
+            # The migration would wait for this channel for ever.
+            migration.end_turn(self._accepted)
+            migration.channel_lost(refusal)
+            return refusal
         self._guard.allow_any_time()  # its main channel keeps the time
         try:
             await migration.wait_turn(self._accepted)

@@ -177,6 +177,7 @@ def a_route(
     header_s: float = 30,
     idle_s: float = 300,
     hold_idle_s: float = 10,
+    hold_s: float = 60,
     connect_s: float = 10,
     networks: tuple[Any, ...] = (),
     rehearsal: RehearsalService | None = None,
@@ -188,7 +189,9 @@ def a_route(
         networks=networks,
         policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin()),
         stream_limits=StreamLimits(),
-        times=SessionTimes(header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, connect_s=connect_s),
+        times=SessionTimes(
+            header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, hold_s=hold_s, connect_s=connect_s
+        ),
         rehearsal=rehearsal,
     )
 

@@ -57,6 +57,12 @@ class Bench:
             reset(stream)
         self.door.slam()
 
+    async def strangers(self, count: int) -> None:
+        """Wait until there are so many."""
+        with trio.fail_after(10):
+            while len(self.sessions.strangers) < count:
+                await trio.sleep(0.001)
+
     def count(self, outcome: str) -> float:
         return value(self.metrics, "proxyd_migrations_total", route="lab", outcome=outcome)
 
@@ -69,11 +75,15 @@ class Bench:
 
 @asynccontextmanager
 async def a_bench(
-    *, limit: int = 64, make_route: Callable[..., Route] = a_route, listen: str = "127.0.0.1"
+    *,
+    limit: int = 64,
+    silent_limit: int = 64,
+    make_route: Callable[..., Route] = a_route,
+    listen: str = "127.0.0.1",
 ) -> AsyncIterator[Bench]:
     metrics = Metrics()
     journal, told = a_journal()
-    sessions = Sessions(limit)
+    sessions = Sessions(limit, silent_limit)
     around = Surroundings(metrics, journal, lambda _route: ScriptedRewriter())
     async with a_door() as door, trio.open_nursery() as nursery:
         route = make_route(destination=Address(door.host, door.port))
@@ -230,21 +240,56 @@ async def test_an_allowed_network_may_connect() -> None:
         await read_exactly(destination, 5)
 
 
-async def test_one_session_too_many_is_refused_and_the_next_one_is_not() -> None:
+async def test_one_migration_too_many_is_refused_and_the_next_one_is_not() -> None:
     async with a_bench(limit=2) as bench:
-        sources = [await bench.source() for _ in range(2)]
-        while len(bench.sessions) < 2:
-            await trio.sleep(0.001)
-        third = await bench.source()
-        assert await read_to_rst(third) == b""
+        sources = [await bench.source() for _ in range(3)]
+        for source in sources[:2]:
+            await source.send_all(b"QEVM/")
+            await read_exactly(await bench.door.next(), 5)
+        await sources[2].send_all(b"QEVM/")
+        assert await read_to_rst(sources[2]) == b""
         await bench.outcome("too_many_connections")
         assert bench.told.lines[-1][1] == (
-            "too_many_connections: 2 connections are served, as many as limits.connections accepts"
+            "too_many_connections: 2 connections of migrations are served, as many as limits.connections accepts"
         )
-        await sources[0].aclose()
-        await bench.outcome("not_migration")
+        assert await bench.door.nobody_came()
+        reset(sources[0])
+        await bench.outcome("source_gone")
         fourth = await bench.source()
         await fourth.send_all(b"QEVM/")
+        await read_exactly(await bench.door.next(), 5)
+
+
+async def test_those_that_say_nothing_take_no_place_of_a_migration() -> None:
+    async with a_bench(limit=1, silent_limit=2) as bench:
+        silent = [await bench.source() for _ in range(2)]
+        await bench.strangers(2)
+        third = await bench.source()
+        assert await read_to_rst(silent[0]) == b"", "the oldest of them had to go"
+        await bench.outcome("too_many_connections")
+        assert [line[0] for line in bench.told.lines] == ["DEBUG"], "nobody fills the log with that"
+        await third.send_all(b"QEVM/")
+        await read_exactly(await bench.door.next(), 5)
+        assert len(bench.sessions.strangers) == 1
+        assert bench.sessions.admitted == 1
+        reset(third)
+        await bench.outcome("source_gone")
+        assert bench.sessions.admitted == 0
+        await silent[1].send_all(b"QEVM/")
+        await read_exactly(await bench.door.next(), 5)
+
+
+async def test_who_has_spoken_stays_longer_than_who_has_not() -> None:
+    async with a_bench(silent_limit=2) as bench:
+        first = await bench.source()
+        await first.send_all(b"QEVM")
+        while not any(session.spoke for session in bench.sessions):
+            await trio.sleep(0.001)
+        silent = await bench.source()
+        await bench.strangers(2)
+        await bench.source()
+        assert await read_to_rst(silent) == b""
+        await first.send_all(b"/")
         await read_exactly(await bench.door.next(), 5)
 
 
@@ -388,9 +433,6 @@ async def test_the_book_knows_who_runs_and_abandons_those_it_may(autojump_clock:
         await wait_all_tasks_blocked()
         assert len(sessions) == 3
         assert sorted(session.route.name for session in sessions) == ["r0", "r1", "r2"]
-        assert not sessions.is_full
-        sessions.limit = 3
-        assert sessions.is_full
         drained = Ending(Outcome.DRAINED, "enough")
         assert sessions.abandon(drained) == 3
         await sessions.wait_none()
