@@ -27,6 +27,7 @@ from typing import Any, Final
 import trio
 
 from proxyd import config_file as configuration
+from proxyd import descriptors
 from proxyd import journal as logs
 from proxyd.config import ConfigError, LimitsConfig
 from proxyd.control.protocol import ControlError, ErrorKind
@@ -37,7 +38,6 @@ from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.metrics_server import MetricsServer
 from proxyd.operations import commands
-from proxyd.relay.held_memory import HeldMemory
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
@@ -148,11 +148,11 @@ class Daemon:
         self._inherited = inherited or InheritedSockets({})
         self.snapshot = snapshot
         self.metrics = Metrics()
-        limits = snapshot.config.limits
-        self.sessions = Sessions(limits.connections, limits.silent_connections)
+        self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter, held=HeldMemory(limits.held_bytes))
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter)
+        self._bound(snapshot.config.limits)
         self.metrics.watch_strangers(lambda: len(self.sessions.strangers))
         self._ports: dict[str, RoutePort] = {}
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
@@ -303,9 +303,12 @@ class Daemon:
             await trio.to_thread.run_sync(before.close)
 
     def _bound(self, limits: LimitsConfig) -> None:
-        self.sessions.limit = limits.connections
-        self.sessions.strangers.limit = limits.silent_connections
+        fitting = descriptors.fitting(limits, descriptors.available())
+        self.sessions.limit = fitting.connections
+        self.sessions.strangers.limit = fitting.silent_connections
         self._around.held.limit = limits.held_bytes
+        if fitting.remark is not None:
+            self._journal.warning(fitting.remark)
 
     async def _open_control(self, path: str | None) -> ControlServer | None:
         if path is None:
