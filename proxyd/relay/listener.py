@@ -91,6 +91,7 @@ class Sessions:
                 self._keep(session, ending)
             return ending
         finally:
+            session.forget()
             self._running.discard(session)
             if not self._running:
                 self._nobody.set()

@@ -128,6 +128,12 @@ class MigrationSession:
             "seconds": round(trio.current_time() - self._began, 3),
         }
 
+    def forget(self) -> None:
+        """It has ended, and its facts are known: let go of the stream's state, which is large. Sessions are in cycles
+        of references, so Python collects them late."""
+        self._intake = None
+        self._guard.allow_any_time()
+
     def abandon(self, ending: Ending) -> bool:
         """End the session with both sides reset, unless it is committed. Says whether it could."""
         return self._guard.abandon(ending)
