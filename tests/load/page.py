@@ -31,8 +31,8 @@ _COLUMNS = (
 _TAIL = """
 *What the columns are.* Memory: resident, from before the load to its peak; the daemon has some 40 MiB at its start,
 and its first migrations alone take 10. `status` and scrape: asked of the control socket and the metrics port all the
-time, by a process of its own. The loop's longest turn: for so long a task that was ready waited at most, measured inside
-the daemon by a trio instrument; the rewriting of a large guest is one step of it.
+time, by a process of its own. The loop's longest turn: for so long a task that was ready waited at most, measured
+inside the daemon by a trio instrument; the rewriting of a large guest is one step of it.
 
 ## What else was seen
 
