@@ -86,7 +86,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # How long a drain lets migrations go on that have not reached their commit point. Past it there is no limit.
     drain_time_s: Seconds = 300.0
     # Concurrent connections of migrations, all routes together; a migration with multifd has one for each channel. One
-    # host receives a handful of migrations at once; more is a storm or an attack. Each connection can take six file
+    # host receives a handful of migrations at once; more is a storm or an attack. Each connection can take nine file
     # descriptors.
     connections: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 1024
     # Those that have not shown yet that they are migrations: they shake hands, say nothing, or have not ended their

@@ -13,8 +13,8 @@ from typing import Final
 
 from proxyd.config import LimitsConfig
 
-# A channel's two sockets, and a pipe for each direction.
-PER_CONNECTION: Final = 6
+# A channel's two sockets, and a pipe for each direction; a main one has three files beside that, past its commit point.
+PER_CONNECTION: Final = 9
 
 # What is neither: listening sockets (temporary routes alone may be 256), clients of the control socket and of the
 # metrics port, files that a reload reads.

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -19,6 +19,7 @@ from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.destination import NoDestination, destination_of
 from proxyd.relay.listening import Listeners
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.record import SessionRecord
 from proxyd.relay.session import MigrationSession, Surroundings
 from proxyd.relay.strangers import Stranger, Strangers
 from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
@@ -36,6 +37,30 @@ _NOT_WORTH_KEEPING: Final = frozenset(
 _ALL_DAY_LONG: Final = frozenset({Outcome.NOT_MIGRATION, Outcome.TOO_MANY_CONNECTIONS})
 
 
+class Session(Protocol):
+    """What the book needs of a session: :class:`~proxyd.relay.session.MigrationSession`, or one that was adopted."""
+
+    @property
+    def record(self) -> SessionRecord:
+        """What is told of it."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is a migration, as opposed to one of its channels or something else."""
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of it at this moment."""
+
+    def abandon(self, ending: Ending) -> bool:
+        """End it, unless it is committed. Says whether it could."""
+
+    async def run(self) -> Ending:
+        """Carry it to its end."""
+
+    def forget(self) -> None:
+        """It has ended, and its facts are known: let go of what is large."""
+
+
 class Sessions:
     """The sessions that are running.
 
@@ -48,11 +73,11 @@ class Sessions:
         self.admitted = 0  # connections of migrations
         self.strangers = Strangers(silent_limit)
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self._running: set[MigrationSession] = set()
+        self._running: set[Session] = set()
         self._nobody = trio.Event()
         self._nobody.set()
 
-    def __iter__(self) -> Iterator[MigrationSession]:
+    def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._running))
 
     def __len__(self) -> int:
@@ -80,7 +105,7 @@ class Sessions:
         self.admitted += 1
         return None
 
-    async def run(self, session: MigrationSession) -> Ending:
+    async def run(self, session: Session) -> Ending:
         """Run a session, and know of it while it runs."""
         self._running.add(session)
         if self._nobody.is_set():
@@ -96,12 +121,12 @@ class Sessions:
             if not self._running:
                 self._nobody.set()
 
-    def _keep(self, session: MigrationSession, ending: Ending) -> None:
+    def _keep(self, session: Session, ending: Ending) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         facts = {key: value for key, value in session.facts().items() if key not in {"phase", "held_bytes"}}
         self.recent.append({"ended": at, "outcome": ending.outcome.value, "reason": ending.reason, **facts})
 
-    def find(self, ident: str) -> MigrationSession | None:
+    def find(self, ident: str) -> Session | None:
         """The migration with this id."""
         return next((one for one in self._running if one.is_main and one.record.migration == ident), None)
 

@@ -21,10 +21,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxyd import config_file as configuration
 from proxyd import daemon as daemons
-from proxyd.daemon import CannotListen, Daemon, Listening, serve
+from proxyd.daemon import Daemon, serve
 from proxyd.endpoint import Address
 from proxyd.journal import LOGGER
 from proxyd.metrics import Metrics
+from proxyd.ports import Listening
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from tests.proxyd.relay.stage import SHUT_0, ScriptedRewriter, Told, a_journal, value
@@ -177,30 +178,6 @@ def _is_family(name: str) -> bool:
     samples = ("_bucket", "_count", "_sum", "_created")
     bare = name in {"proxyd_bytes", "proxyd_migrations", "proxyd_registers", "proxyd_reloads", "proxyd_sections"}
     return name.startswith("proxyd_") and not name.endswith(samples) and not bare and name != "proxyd_build"
-
-
-async def test_a_taken_port_is_named_and_nothing_stays_open(path: Path) -> None:
-    free = a_closed_port()
-    async with a_door() as door:
-        content = text(route("lab", 1, free), route("other", 1, door.port))
-        daemon = Daemon(a_snapshot(path, content), RecordingNotifier())
-        with pytest.raises(CannotListen) as caught:
-            await daemon.open()
-        assert str(caught.value) == (f"route other: cannot listen on 127.0.0.1:{door.port}: Address already in use")
-        with pytest.raises(ConnectionRefusedError):
-            await connect("127.0.0.1", free)
-
-
-async def test_a_taken_metrics_port_is_named_and_nothing_stays_open(path: Path) -> None:
-    free = a_closed_port()
-    async with a_door() as door:
-        content = text(route("lab", 1, free), metrics_port=door.port)
-        daemon = Daemon(a_snapshot(path, content), RecordingNotifier())
-        with pytest.raises(CannotListen) as caught:
-            await daemon.open()
-        assert str(caught.value) == (f"metrics.listen: cannot listen on 127.0.0.1:{door.port}: Address already in use")
-        with pytest.raises(ConnectionRefusedError):
-            await connect("127.0.0.1", free)
 
 
 async def test_the_watchdog_is_fed(path: Path) -> None:
@@ -455,17 +432,17 @@ async def test_a_second_request_ends_the_patience(path: Path) -> None:
 # serve(): signals, exit codes, the service manager.
 
 
-def test_serving_a_bad_configuration_is_exit_1(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_a_bad_configuration_is_exit_1(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path.write_text("colour = 1")
     assert serve(path) == 1
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"proxyd: {path}: colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, route)\n"
     )
 
 
-def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(path) == 4
-    assert capsys.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
+    assert capfd.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
 
 
 def test_serving_on_a_taken_port_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
