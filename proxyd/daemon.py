@@ -130,6 +130,7 @@ async def _serve(
         store=ServiceManagerStore.from_environment(os.environ),
         lines=lines,
     )
+    lines.tell_lost = daemon.metrics.count_lost_lines
     failure = None
     async with trio.open_nursery() as nursery:
         # First of all, and whatever becomes of the rest: somebody waits for the end of these.

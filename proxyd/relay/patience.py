@@ -38,3 +38,12 @@ def idle_expired(times: SessionTimes, intake: Intake) -> Ending:
         # Nothing more will come: what is there is the stream, and this is what is wrong with it.
         return Ending(Outcome.BAD_STREAM, f"{held}: {error}")
     return Ending(Outcome.LIMIT, held)
+
+
+def main_missing(times: SessionTimes, origin: str) -> Ending:
+    """What became of a multifd channel whose main channel has not come."""
+    reason = (
+        f"a multifd channel came, and no main channel (5145564d, QEVM) from {origin} within "
+        f"{times.header_s:g} s (limits.header_time_s)"
+    )
+    return Ending(Outcome.LIMIT, reason)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -36,7 +36,7 @@ from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewr
 from proxyd.relay.keeping import DescriptorStore, Keeper, carried
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.patience import idle_allowance, idle_expired
+from proxyd.relay.patience import idle_allowance, idle_expired, main_missing
 from proxyd.relay.pump import plain_pipes
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
@@ -45,6 +45,9 @@ from proxyd.relay.tls_leg import connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import RewriteRefused
 from proxyd.routes import RehearsalService, Route
+
+# Bytes of a prologue that are read at a time: some 1.5 ms of commands, and anybody may send them.
+PROLOGUE_STEP: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +136,7 @@ class MigrationSession:
         }
 
     def forget(self) -> None:
-        """It has ended, and its facts are known: let go of the stream's state, which is large. Sessions are in cycles
-        of references, so Python collects them late."""
+        """It has ended: let go of the stream's state. Sessions are in cycles of references, collected late."""
         self._intake = None
         self._guard.allow_any_time()
 
@@ -292,15 +294,19 @@ class MigrationSession:
         """Feed the rewriter until it lets the first bytes go."""
         while True:
             try:
-                buffers = intake.feed(chunk) if chunk else intake.finish()
+                buffers = intake.feed(chunk[:PROLOGUE_STEP]) if chunk else intake.finish()
+                chunk = chunk[PROLOGUE_STEP:]
+                if buffers:
+                    return buffers + intake.feed(chunk) if chunk else buffers
             except (FormatError, RewriteRefused) as error:
                 if isinstance(error, RewriteRefused):
                     self.record.refused(error)
                 elif not chunk:
                     return Ending(Outcome.SOURCE_GONE, f"the source closed the connection: {error}")
                 return ending_of(error)
-            if buffers:
-                return buffers
+            if chunk:
+                await trio.lowlevel.checkpoint()
+                continue
             try:
                 chunk = await self._source.receive_some()
             except trio.BrokenResourceError as error:
@@ -327,7 +333,8 @@ class MigrationSession:
             if kind is ChannelKind.MULTIFD:
                 init = MultifdInit.parse(first)
                 name = f"multifd channel {init.number}"
-                self._guard.allow(lambda: self.route.times.header_s, self._main_missing)
+                times, origin = self.route.times, self._source.origin
+                self._guard.allow(lambda: times.header_s, lambda: main_missing(times, origin))
                 migration = await self._around.migrations.find(self._key, self._accepted, init.uuid, self._guard)
             else:
                 expected = self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived)
@@ -385,10 +392,3 @@ class MigrationSession:
             # A connection is reset when nobody has it any more.
             migration.keeper.end()
         return last
-
-    def _main_missing(self) -> Ending:
-        reason = (
-            f"a multifd channel came, and no main channel (5145564d, QEVM) from {self._source.origin} within "
-            f"{self.route.times.header_s:g} s (limits.header_time_s)"
-        )
-        return Ending(Outcome.LIMIT, reason)

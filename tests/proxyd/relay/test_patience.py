@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from proxyd.metrics import Metrics
 from proxyd.relay.intake import Intake
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.patience import idle_allowance, idle_expired
+from proxyd.relay.patience import idle_allowance, idle_expired, main_missing
 from proxyd.routes import SessionTimes
 from tests.proxyd.relay.stage import ScriptedRewriter
 
@@ -48,3 +48,10 @@ async def test_all_of_it_has_its_time_too(autojump_clock: MockClock) -> None:
     assert idle_allowance(TIMES, intake) == 0
     reason = "the whole device state expected within 60 s (limits.hold_time_s), found 5 bytes of it"
     assert idle_expired(TIMES, intake) == Ending(Outcome.LIMIT, reason)
+
+
+def test_a_channel_waits_for_its_main_one() -> None:
+    reason = (
+        "a multifd channel came, and no main channel (5145564d, QEVM) from 192.0.2.1 within 30 s (limits.header_time_s)"
+    )
+    assert main_missing(TIMES, "192.0.2.1") == Ending(Outcome.LIMIT, reason)
