@@ -145,7 +145,8 @@ class LastWords:
     def hear(self, chunk: bytes) -> None:
         """Keep the end of what was said so far."""
         self._words = (self._words + chunk)[-_SHUT.size :]
-        os.pwrite(self._file, self._words, 0)
+        if self._file >= 0:
+            os.pwrite(self._file, self._words, 0)
 
     def feed(self, chunk: bytes) -> list[ReturnPathEvent]:
         """As :meth:`~formats.return_path.ReturnPathReader.feed`, for a SHUT only."""
@@ -153,8 +154,9 @@ class LastWords:
         return [] if self.shut is None else [ReturnPathEvent(ReturnPathMessage.SHUT, self.shut, 0)]
 
     def close(self) -> None:
-        """Forget them here."""
+        """Nobody else will want to know. What is heard from now on is kept in this process alone."""
         os.close(self._file)
+        self._file = -1
 
 
 class Keeper:

@@ -97,7 +97,7 @@ class Migration:
             await self._changed.wait()
 
     async def settle(self) -> bool:
-        """Wait, a moment at most, until each channel is carried in a way that can be kept. Says whether they all are."""
+        """Wait, a moment at most, until each channel is carried in a way that can be kept. Says whether all are."""
         with trio.move_on_after(SETTLE_S):
             while self.keeper is not None and len(self.keeper.carried) < self.channels:
                 await self._changed.wait()

@@ -31,9 +31,6 @@ _INT: Final = struct.Struct("i")
 # gives less (fs.pipe-user-pages-soft, once a user has many), it stays at 64 KiB or a page: more turns, same bytes.
 PIPE_BYTES: Final = 512 << 10
 
-# What the destination says is little: a page request has 16 to 271 bytes.
-BACK_BYTES: Final = 64 << 10
-
 
 class TakerGone(Exception):
     """The leg that takes is gone, the one that gives is not. ``__cause__`` is what it raised."""
@@ -50,12 +47,14 @@ class Pipe:
         self.write_end = write_end
 
     @classmethod
-    def open(cls, size: int = PIPE_BYTES) -> Self:
-        """A new one, of ``size`` bytes if the system gives them."""
-        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    def open(cls) -> Self:
+        """A new one, as large as the system makes them: 64 KiB."""
+        return cls(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+
+    def widen(self) -> None:
+        """For bulk: :data:`PIPE_BYTES`, if the system gives them."""
         with suppress(PermissionError):
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, size)
-        return cls(read_end, write_end)
+            fcntl.fcntl(self.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     @property
     def held(self) -> int:
@@ -70,14 +69,18 @@ class Pipe:
 
 @contextmanager
 def plain_pipes(source: Leg, destination: Leg) -> Iterator[tuple[Pipe, Pipe] | None]:
-    """Pipes for both directions of a channel, forth and back; None if a leg is not a plain socket."""
+    """Pipes for both directions of a channel, forth and back; None if a leg is not a plain socket.
+
+    What goes back is little, and what goes forth on a main channel as well, but for a postcopy: whoever knows of more
+    widens one.
+    """
     if not (isinstance(source, SocketLeg) and isinstance(destination, SocketLeg)):
         yield None
         return
     with ExitStack() as opened:
         forth = Pipe.open()
         opened.callback(forth.close)
-        back = Pipe.open(BACK_BYTES)
+        back = Pipe.open()
         opened.callback(back.close)
         yield forth, back
 
@@ -104,6 +107,7 @@ async def pump(
         await _splice(giver, taker, pipe, moved, look)
     else:
         pipe = Pipe.open()
+        pipe.widen()
         try:
             await _splice(giver, taker, pipe, moved, look)
         finally:

@@ -37,7 +37,7 @@ from proxyd.relay.pump import Pipe, plain_pipes
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.relay.wire import Wire
-from proxyd.rewrite.rewriter import RewriteRefused
+from proxyd.rewrite.rewriter import Phase, RewriteRefused
 
 
 class RewriteRelay:
@@ -197,6 +197,10 @@ class RewriteRelay:
                 await self._wire.send(deposit, head)
                 self._migration.open()
             await self._wire.send(deposit)
+            if self._pipes is not None and (
+                self._intake.rewriter.switched or self._intake.rewriter.phase is Phase.OPAQUE
+            ):
+                self._pipes[0].widen()  # the guest's memory is still to come
         finally:
             deposit.close()
         self._record.released(self._intake)

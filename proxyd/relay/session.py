@@ -385,6 +385,8 @@ class MigrationSession:
 
         assert self._destination is not None, "it was dialled"  # noqa: S101
         with plain_pipes(self._source, self._destination) as pipes:
+            if pipes is not None:
+                pipes[0].widen()
             relay = ChannelRelay(self._source, self._destination, name, moved, lost, pipes)
             with migration.carrying(carried(name, kind, self._source, self._destination, pipes)):
                 await relay.run()

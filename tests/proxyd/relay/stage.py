@@ -348,3 +348,22 @@ async def end_seen(leg: MemoryLeg) -> bytes:
     while chunk := await leg.receive_some():
         got += chunk
     return got
+
+
+async def in_memory_phase(stage: Stage) -> MemoryLeg:
+    """Both sides are connected and talk; no device state has come."""
+    await stage.source.say(b"QEVM/ram")
+    destination = await stage.destination()
+    assert await destination.receive_exactly(8) == b"QEVM/ram"
+    await destination.say(PONG_1)
+    assert await stage.source.receive_exactly(8) == PONG_1
+    return destination
+
+
+async def released(stage: Stage) -> MemoryLeg:
+    """The commit point is passed."""
+    destination = await in_memory_phase(stage)
+    await stage.source.say(b"[state]")
+    assert await destination.receive_exactly(7) == b"<state>"
+    assert stage.session.committed
+    return destination
