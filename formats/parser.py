@@ -161,6 +161,13 @@ class StreamParser:
             raise self._tail.diagnose()
         raise TruncatedStream(f"the stream ends inside {self.doing}", self.offset)
 
+    def close(self) -> None:
+        """Let go of what is held. Parser and grammar know each other, so Python alone would free them late."""
+        self._grammar.close()
+        self._cursor = Cursor()
+        self._tail = None
+        self._error = TruncatedStream("the parser was closed", 0)
+
     def _drain(self) -> Iterator[events.Event]:
         for offset, piece in self._pieces:
             self._events.append(events.BulkData(offset, piece, self._bulk_idstr))

@@ -97,6 +97,9 @@ class Rewriter(Protocol):
     def finish(self) -> list[Buffer]:
         """What may be sent now that the source has closed."""
 
+    def close(self) -> None:
+        """Let go of what is held."""
+
 
 RewriterFactory = Callable[[Route], Rewriter]
 
@@ -184,6 +187,7 @@ class Intake:
             self._metrics.add_held(self._route, -self._held)
             self._holds(0)
             self._phase = None
+        self.rewriter.close()
 
     def _count(self) -> None:
         for kind, count in self.rewriter.sections.items():

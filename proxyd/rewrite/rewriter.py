@@ -196,6 +196,13 @@ class StreamRewriter:
             self._parser.finish()
         return []
 
+    def close(self) -> None:
+        """It is over, one way or another: let go of what is held, which is large. It is only to be asked facts then."""
+        self._parser.close()
+        self._ready.clear()
+        self._prologue.clear()
+        self._prologue_bytes = 0
+
     def _take(self, event: events.Event, out: list[Buffer]) -> None:
         match event:
             case events.DeviceTail():

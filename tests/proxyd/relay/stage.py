@@ -75,6 +75,7 @@ class ScriptedRewriter:
         self.postcopy_advised = False
         self.switched = False
         self.forced: str | None = None
+        self.closed = False
         self._held = b""
 
     @property
@@ -96,6 +97,9 @@ class ScriptedRewriter:
             raise RewriteRefused(str(refusals[0]), refusals)
         self._release(out := [])
         return out
+
+    def close(self) -> None:
+        self.closed = True
 
     def finish(self) -> list[bytes | memoryview]:
         if self.phase is Phase.OPAQUE:
