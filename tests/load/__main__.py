@@ -42,6 +42,12 @@ def play(scenario: Scenario, scale: Any) -> Result:
     return result
 
 
+def _replaced(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of before, with those that were played again in their places."""
+    again = {one["name"]: one for one in now}
+    return [again.get(one["name"], one) for one in before]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description="Put proxyd under load.")
     parser.add_argument("what", choices=["run", "page"], help="play the scenarios, or write the page anew")
@@ -49,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="as CI plays them")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} and docs/{PAGE.name}")
     given = parser.parse_args(arguments)
-    if given.write and (given.only or given.small):
-        parser.error("--write is for the whole run")
+    if given.write and given.small:
+        parser.error("--write is for figures at full size")
     if given.what == "page":
         PAGE.write_text(page.document(json.loads(RESULTS.read_text())))
         return 0
@@ -62,13 +68,16 @@ def main(arguments: list[str] | None = None) -> int:
             print(result.name, json.dumps(result.figures), *result.broken, sep="\n    ")
             found.append(result)
     if given.write:
+        scenarios = [
+            {"name": one.name, "says": one.says, "figures": one.figures, "broken": one.broken} for one in found
+        ]
+        if given.only is not None:
+            scenarios = _replaced(json.loads(RESULTS.read_text())["scenarios"], scenarios)
         results = {
             "version": 1,
             "date": datetime.now().astimezone().date().isoformat(),
             "machine": machine.description(),
-            "scenarios": [
-                {"name": one.name, "says": one.says, "figures": one.figures, "broken": one.broken} for one in found
-            ],
+            "scenarios": scenarios,
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         PAGE.write_text(page.document(results))

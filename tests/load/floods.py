@@ -6,12 +6,15 @@ import trio
 
 from tests.load.connections import SOME_MIGRATIONS, a_daemon
 from tests.load.peers import a_destination, send_for_ever
-from tests.load.scenario import Result, Scale
+from tests.load.scenario import TURN_S, Result, Scale
 from tests.load.streams import ENDLESS
 from tests.load.watch import watching
 
 # One chunk of a stream in a receive buffer.
 CHUNK_BYTES = 2 << 20
+
+# One step of one source: 2 MiB of device state are kept and searched for the vmdesc.
+STEP_S = 0.04
 
 # How long senders may press against a destination that does not read before good migrations are tried.
 SETTLE_S = 1.0
@@ -36,10 +39,17 @@ async def endless(scale: Scale) -> Result:
             # What may be held altogether, grown by doubling, and what each of them has been given to receive into.
             most = SOME_MIGRATIONS + 2 * 4 * scale.device_state + count * 2 * CHUNK_BYTES
             result.seen(watcher, memory=most, why="twice limits.held_bytes, and two chunks each")
-            ended = sum(daemon.counted(outcome) for outcome in ("limit", "bad_stream", "source_gone"))
-            result.expect(ended >= count, f"all {count} were cut off, found {ended}")
+
+            def ended() -> int:
+                return sum(daemon.counted(outcome) for outcome in ("limit", "bad_stream", "source_gone"))
+
+            with trio.move_on_after(10):
+                while ended() < count:
+                    await trio.sleep(0.05)
+            result.expect(ended() >= count, f"all {count} were cut off, found {ended()}")
             result.expect(daemon.counted("internal_error") == 0, "none of it is a bug of ours")
-            result.turned(await trio.to_thread.run_sync(daemon.stop))
+            # In one turn each of them may have sent two megabytes that are looked at.
+            result.turned(await trio.to_thread.run_sync(daemon.stop), TURN_S + count * STEP_S)
     return result
 
 

@@ -6,8 +6,6 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -20,11 +18,10 @@ from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession, Surroundings
-from proxyd.routes import Route
 from tests.proxyd.relay.legs import leg_pair
-from tests.proxyd.relay.stage import PONG_1, SHUT_0, SHUT_1, ScriptedRewriter, Told, a_journal, a_route, value
+from tests.proxyd.relay.port_bench import a_bench
+from tests.proxyd.relay.stage import PONG_1, SHUT_0, SHUT_1, ScriptedRewriter, a_journal, a_route
 from tests.proxyd.relay.wires import (
-    Door,
     a_closed_port,
     a_door,
     connect,
@@ -33,68 +30,6 @@ from tests.proxyd.relay.wires import (
     read_to_rst,
     reset,
 )
-
-
-class Bench:
-    """A port under test, and the destination's door behind it."""
-
-    def __init__(self, port: RoutePort, door: Door, sessions: Sessions, metrics: Metrics, told: Told) -> None:
-        self.port = port
-        self.door = door
-        self.sessions = sessions
-        self.metrics = metrics
-        self.told = told
-        self._sources: list[trio.SocketStream] = []
-
-    async def source(self) -> trio.SocketStream:
-        stream = await connect(self.port.address.host, self.port.address.port)
-        self._sources.append(stream)
-        return stream
-
-    def slam(self) -> None:
-        """Reset what the test left open."""
-        for stream in self._sources:
-            reset(stream)
-        self.door.slam()
-
-    async def strangers(self, count: int) -> None:
-        """Wait until there are so many."""
-        with trio.fail_after(10):
-            while len(self.sessions.strangers) < count:
-                await trio.sleep(0.001)
-
-    def count(self, outcome: str) -> float:
-        return value(self.metrics, "proxyd_migrations_total", route="lab", outcome=outcome)
-
-    async def outcome(self, outcome: str, times: int = 1) -> None:
-        """Wait until so many sessions have ended like this."""
-        with trio.fail_after(10):
-            while self.count(outcome) < times:
-                await trio.sleep(0.001)
-
-
-@asynccontextmanager
-async def a_bench(
-    *,
-    limit: int = 64,
-    silent_limit: int = 64,
-    make_route: Callable[..., Route] = a_route,
-    listen: str = "127.0.0.1",
-) -> AsyncIterator[Bench]:
-    metrics = Metrics()
-    journal, told = a_journal()
-    sessions = Sessions(limit, silent_limit)
-    around = Surroundings(metrics, journal, lambda _route: ScriptedRewriter())
-    async with a_door() as door, trio.open_nursery() as nursery:
-        route = make_route(destination=Address(door.host, door.port))
-        port = RoutePort(route, await listen_on(Address(listen, 0), InheritedSockets({})), sessions, around)
-        nursery.start_soon(port.serve, nursery)
-        bench = Bench(port, door, sessions, metrics, told)
-        try:
-            yield bench
-        finally:
-            bench.slam()
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_migration_over_real_sockets_with_its_half_closes() -> None:
@@ -257,39 +192,6 @@ async def test_one_migration_too_many_is_refused_and_the_next_one_is_not() -> No
         await bench.outcome("source_gone")
         fourth = await bench.source()
         await fourth.send_all(b"QEVM/")
-        await read_exactly(await bench.door.next(), 5)
-
-
-async def test_those_that_say_nothing_take_no_place_of_a_migration() -> None:
-    async with a_bench(limit=1, silent_limit=2) as bench:
-        silent = [await bench.source() for _ in range(2)]
-        await bench.strangers(2)
-        third = await bench.source()
-        assert await read_to_rst(silent[0]) == b"", "the oldest of them had to go"
-        await bench.outcome("too_many_connections")
-        assert [line[0] for line in bench.told.lines] == ["DEBUG"], "nobody fills the log with that"
-        await third.send_all(b"QEVM/")
-        await read_exactly(await bench.door.next(), 5)
-        assert len(bench.sessions.strangers) == 1
-        assert bench.sessions.admitted == 1
-        reset(third)
-        await bench.outcome("source_gone")
-        assert bench.sessions.admitted == 0
-        await silent[1].send_all(b"QEVM/")
-        await read_exactly(await bench.door.next(), 5)
-
-
-async def test_who_has_spoken_stays_longer_than_who_has_not() -> None:
-    async with a_bench(silent_limit=2) as bench:
-        first = await bench.source()
-        await first.send_all(b"QEVM")
-        while not any(session.spoke for session in bench.sessions):
-            await trio.sleep(0.001)
-        silent = await bench.source()
-        await bench.strangers(2)
-        await bench.source()
-        assert await read_to_rst(silent) == b""
-        await first.send_all(b"/")
         await read_exactly(await bench.door.next(), 5)
 
 
