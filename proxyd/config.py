@@ -85,6 +85,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connect_time_s: Seconds = 10.0
     # How long a drain lets migrations go on that have not reached their commit point. Past it there is no limit.
     drain_time_s: Seconds = 300.0
+    # From the start of a new process to its readiness, in an upgrade. It takes half a second, and some on a host that
+    # is busy with migrations. A client of the control socket waits for 60 s.
+    upgrade_time_s: Seconds = 30.0
     # Concurrent connections of migrations, all routes together; a migration with multifd has one for each channel. One
     # host receives a handful of migrations at once; more is a storm or an attack. Each connection can take nine file
     # descriptors.

@@ -1,6 +1,6 @@
 """The daemon: the one place where everything meets.
 
-Start, reload (SIGHUP), drain (SIGTERM or SIGINT), and nothing about bytes or registers.
+Start, reload, drain, upgrade, and nothing about bytes or registers. :mod:`proxyd.service` is the process around it.
 
 *Start*: configuration, files and ports first; the service manager hears READY when the last port listens.
 
@@ -10,33 +10,36 @@ changes at all. Running sessions keep the route that they began with, even if it
 *Drain*: the ports close, so new sources get RST and keep their guests. Migrations before their commit point may go on
 for ``limits.drain_time_s`` and are then reset, which makes their sources resume. Migrations past it are waited for
 without limit. A second SIGTERM ends the waiting for the first kind, never for the second.
+
+*Upgrade*: another process is started, gets every listening socket, and serves from then on. This one finishes the
+sessions that it has, without a limit, and ends. If the other one is not ready in time nothing changes at all.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import math
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from proxyd import config_file as configuration
-from proxyd import descriptors
 from proxyd import journal as logs
-from proxyd.config import ConfigError, LimitsConfig, LogConfig
+from proxyd.config import ConfigError
 from proxyd.control.protocol import ControlError, ErrorKind
-from proxyd.control.server import ControlServer
+from proxyd.control.server import CLIENT_TIME_S, ControlServer
 from proxyd.descriptor_store import ServiceManagerStore
+from proxyd.descriptors import put_in_force
 from proxyd.endpoint import ListenEndpoint
 from proxyd.journal import Journal
 from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.operations import commands
 from proxyd.ports import CannotListen, Listening, Ports
+from proxyd.predecessor import Inheritance, Predecessor
 from proxyd.relay.adoption import adopt
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.keeping import NAME_PREFIX
@@ -47,115 +50,16 @@ from proxyd.relay.session import Surroundings
 from proxyd.rewrite.rewriter import Phase
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
+from proxyd.successor import Successor, UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
+from proxyd.upgrade_link import LinkBroken
 
-EXIT_DONE: Final = 0
-EXIT_BAD_INPUT: Final = 1
-EXIT_UNREACHABLE: Final = 4
-EXIT_BUG: Final = 70
-
-# The file descriptor, whatever sys.stderr is.
-STANDARD_ERROR: Final = 2
+# How often it is looked whether a migration is complete, while another process waits to accept connections itself.
+LOOK_S: Final = 0.1
 
 
-def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None = None) -> int:
-    """Run the daemon until a drain is over; ``proxyd serve``. Writes log lines to standard error.
-
-    :param config_path: the configuration file; SIGHUP reads it again.
-    :param on_ready: called once, with the addresses, when every port listens.
-    :returns: the process's exit code: 0 after a drain, 1 the configuration is bad, 4 the file cannot be read or a
-        port cannot be bound, 70 a bug of ours.
-
-    Signals are handled only in the main thread, because Python allows it nowhere else.
-    """
-    with LineWriter(STANDARD_ERROR) as lines:
-        return _run(config_path, on_ready, lines)
-
-
-def _run(config_path: Path, on_ready: Callable[[Listening], object] | None, lines: LineWriter) -> int:
-    inherited = InheritedSockets.from_environment(os.environ, os.getpid())
-    try:
-        snapshot = _read(config_path)
-    except OSError as error:
-        reason = f"{config_path}: cannot read the configuration: {error.strerror}"
-        return _give_up(inherited, lines, EXIT_UNREACHABLE, reason)
-    except ConfigError as error:
-        return _give_up(inherited, lines, EXIT_BAD_INPUT, str(error))
-    logs.configure(snapshot.config.log, lines)
-    try:
-        trio.run(_serve, snapshot, on_ready, inherited, lines)
-    except CannotListen as error:
-        lines.put(f"proxyd: {error}\n")
-        return EXIT_UNREACHABLE
-    except Exception as error:  # noqa: BLE001 - a bug of ours gets its own exit code and a whole traceback
-        Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
-        return EXIT_BUG
-    return EXIT_DONE
-
-
-def _give_up(inherited: InheritedSockets, lines: LineWriter, code: int, reason: str) -> int:
-    """There is nothing to serve; but what another process has left must not be lost for that."""
-    lines.put(f"proxyd: {reason}\n")
-    kept = inherited.take(NAME_PREFIX)
-    if kept:
-        logs.configure(LogConfig(), lines)
-        trio.run(_finish, kept, reason)
-    return code
-
-
-async def _finish(kept: dict[str, tuple[int, ...]], reason: str) -> None:
-    async with trio.open_nursery() as nursery:
-        store = ServiceManagerStore.from_environment(os.environ)
-        if store is not None:
-            nursery.start_soon(store.run)
-        sessions = Sessions(len(kept))
-        migrations = adopt(kept, store, Metrics(), Journal())
-        ServiceNotifier.from_environment(os.environ).ready(f"ends {len(migrations)} migrations, and then: {reason}")
-        async with trio.open_nursery() as carrying:
-            for migration in migrations:
-                carrying.start_soon(sessions.run, migration)
-        nursery.cancel_scope.cancel()
-
-
-async def _serve(
-    snapshot: Snapshot,
-    on_ready: Callable[[Listening], object] | None,
-    inherited: InheritedSockets,
-    lines: LineWriter,
-) -> None:
-    daemon = Daemon(
-        snapshot,
-        ServiceNotifier.from_environment(os.environ),
-        inherited=inherited,
-        store=ServiceManagerStore.from_environment(os.environ),
-        lines=lines,
-    )
-    lines.tell_lost = daemon.metrics.count_lost_lines
-    failure = None
-    async with trio.open_nursery() as nursery:
-        # First of all, and whatever becomes of the rest: somebody waits for the end of these.
-        daemon.adopt(nursery)
-        try:
-            await daemon.open()
-            if threading.current_thread() is threading.main_thread():
-                await nursery.start(_obey_signals, daemon)
-            await daemon.run(on_ready)
-        except CannotListen as error:
-            failure = error
-            await daemon.sessions.wait_none()
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-
-
-async def _obey_signals(daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-    with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGHUP:
-                await daemon.reload()
-            else:
-                daemon.drain()
+class CannotTakeOver(Exception):
+    """Another process stays in its place. ``str()`` says why, in one sentence."""
 
 
 def _read(path: Path) -> Snapshot:
@@ -164,7 +68,11 @@ def _read(path: Path) -> Snapshot:
 
 
 class Daemon:
-    """A running proxyd: :meth:`open`, then :meth:`run`; :meth:`reload` and :meth:`drain` from any task meanwhile."""
+    """A running proxyd: :meth:`open`, then :meth:`run`; :meth:`reload` and the like from any task meanwhile.
+
+    :param command: what starts the process that is to take this one's place.
+    :param predecessor: the process whose place this one takes, with what it has left.
+    """
 
     def __init__(
         self,
@@ -175,26 +83,34 @@ class Daemon:
         inherited: InheritedSockets | None = None,
         store: ServiceManagerStore | None = None,
         lines: LineWriter | None = None,
+        command: Sequence[str] = (),
+        predecessor: tuple[Predecessor, Inheritance] | None = None,
     ) -> None:
         self._lines = lines
         self._inherited = inherited or InheritedSockets({})
         self._store = store
+        self._command = command
+        self._predecessor: Predecessor | None = None if predecessor is None else predecessor[0]
+        self._inheritance: Inheritance | None = None if predecessor is None else predecessor[1]
+        self._successor: Successor | None = None
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
         self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
-        self._bound(snapshot.config.limits)
+        put_in_force(snapshot.config.limits, self.sessions, self._around.held, self._journal)
         self.metrics.watch_strangers(lambda: len(self.sessions.strangers))
-        self.ports = Ports(self.sessions, self._around, self._inherited)
+        handed = None if self._inheritance is None else self._inheritance.sockets
+        self.ports = Ports(self.sessions, self._around, self._inherited, handed)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
         self.started = time.monotonic()
         self.last_reload_error: str | None = None
         self._control: ControlServer | None = None
         self._nursery: trio.Nursery | None = None
-        self._drain_asked = trio.Event()
-        self._reloading = trio.Lock()
+        self._drain_asked = False
+        self._ending = trio.Event()
+        self._changing = trio.Lock()  # one reload, upgrade or change of routes at a time
         self._patience = trio.CancelScope()
 
     def adopt(self, nursery: trio.Nursery) -> None:
@@ -221,16 +137,24 @@ class Daemon:
     @property
     def draining(self) -> bool:
         """Whether it takes no more connections and ends with the last one."""
-        return self._drain_asked.is_set()
+        return self._ending.is_set()
 
     async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
         """Open a temporary route. Raises :class:`~proxyd.control.protocol.ControlError`."""
-        if self._nursery is None or self.draining:
-            raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
-        return await self.temporary.add(self.snapshot.config, table, self._nursery, once=once, expires_s=expires_s)
+        async with self._changing:
+            if self._nursery is None or self.draining:
+                raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
+            return await self.temporary.add(self.snapshot.config, table, self._nursery, once=once, expires_s=expires_s)
+
+    async def remove_route(self, name: str) -> None:
+        """Close a temporary route. Raises :class:`~proxyd.control.protocol.ControlError`."""
+        async with self._changing:
+            self.temporary.remove(name)
 
     async def run(self, on_ready: Callable[[Listening], object] | None = None) -> None:
-        """Serve until a drain is over.
+        """Serve until a drain is over, or the last session after an upgrade.
+
+        :raises CannotTakeOver: the predecessor stays.
 
         Resource handling: closes everything that :meth:`open` opened. If it is cancelled, sessions that are not
         committed are reset; those that are go on, and it returns when they have ended.
@@ -240,7 +164,10 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self.ports.serve(nursery)
+                if self._predecessor is not None:
+                    await self._take_over(self._predecessor, nursery)
+                else:
+                    self.ports.serve(nursery)
                 if self._notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
                 if self._control is not None:
@@ -249,8 +176,13 @@ class Daemon:
                 self._notifier.ready(self._status())
                 if on_ready is not None:
                     on_ready(self.listening)
-                await self._drain_asked.wait()
-                await self._drain()
+                if self._predecessor is not None:
+                    nursery.start_soon(self._take_connections, self._predecessor, nursery, name="predecessor")
+                await self._ending.wait()
+                if self._successor is not None:
+                    await self._finish(self._successor)
+                else:
+                    await self._drain()
                 nursery.cancel_scope.cancel()
         finally:
             self.temporary.close()
@@ -266,7 +198,7 @@ class Daemon:
         One at a time: a signal and an operator at the control socket may ask at once, and what was read first must
         not come into force last.
         """
-        async with self._reloading:
+        async with self._changing:
             self._notifier.reloading()
             try:
                 self._check_not_draining()
@@ -297,20 +229,14 @@ class Daemon:
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
         self.snapshot = snapshot
-        self._bound(snapshot.config.limits)
+        put_in_force(snapshot.config.limits, self.sessions, self._around.held, self._journal)
         logs.configure(snapshot.config.log, self._lines)
         if replaced is not None:
             await trio.to_thread.run_sync(replaced.close)
 
-    def _bound(self, limits: LimitsConfig) -> None:
-        fitting = descriptors.fitting(limits, descriptors.available())
-        self.sessions.limit = fitting.connections
-        self.sessions.strangers.limit = fitting.silent_connections
-        self._around.held.limit = limits.held_bytes
-        if fitting.remark is not None:
-            self._journal.warning(fitting.remark)
-
     def _check_not_draining(self) -> None:
+        if self._successor is not None:
+            raise CannotListen(f"process {self._successor.pid} has taken this one's place")
         if self.draining:
             raise CannotListen("the daemon is draining")
 
@@ -327,26 +253,38 @@ class Daemon:
             self._journal.warning(remark)
 
     def _status(self) -> str:
-        count = len(self.ports)
-        return f"serving {count} route{'s' if count != 1 else ''}"
+        return f"serving {len(self.ports)} route{'' if len(self.ports) == 1 else 's'}"
 
     # Drain.
 
     def drain(self) -> None:
         """Stop taking connections and end when the last session has; asked again, end the patience of the first."""
-        if self._drain_asked.is_set():
+        if self._drain_asked:
             self._patience.cancel()
-        self._drain_asked.set()
+        self._drain_asked = True
+        if self._successor is not None:
+            self._journal.info(f"draining: up to {self._begin_patience():g} s for what is not past its commit point")
+        self._ending.set()
+
+    def _begin_patience(self) -> float:
+        limit = self.snapshot.config.limits.drain_time_s
+        self._patience.deadline = trio.current_time() + limit
+        return limit
 
     async def _drain(self) -> None:
-        limit = self.snapshot.config.limits.drain_time_s
+        limit = self._begin_patience()
         self.metrics.set_draining(draining=True)
         status = f"draining: {len(self.sessions)} sessions, up to {limit:g} s for those before their commit point"
         self._notifier.stopping(status)
         self._journal.info(status)
         self.ports.close()
         self.temporary.close()
-        self._patience.deadline = trio.current_time() + limit
+        await self._end_sessions()
+        self._journal.info("drained")
+
+    async def _end_sessions(self) -> None:
+        """Wait for the sessions: as long as the patience lasts, and for those that are committed without a limit."""
+        limit = self.snapshot.config.limits.drain_time_s
         with self._patience:
             await self.sessions.wait_none()
         reason = f"the daemon stops, and its patience (limits.drain_time_s, {limit:g} s) is over; the source resumes"
@@ -355,7 +293,105 @@ class Daemon:
             committed = len(self.sessions) - cut
             self._journal.warning(f"drain: {cut} sessions reset, {committed} past the commit point are waited for")
         await self.sessions.wait_none()
-        self._journal.info("drained")
+
+    # Upgrade.
+
+    async def upgrade(self) -> int:
+        """Let a new process take this one's place, and finish what is carried here. Returns its process id.
+
+        :raises UpgradeFailed: nothing has changed.
+        """
+        async with self._changing:
+            try:
+                pid = await self._upgrade()
+            except UpgradeFailed as error:
+                self._journal.error(f"upgrade failed, nothing changed: {error}")
+                self._notifier.status(f"{self._status()}; the last upgrade failed: {error}")
+                raise
+            self._journal.info("upgraded", process=pid, sessions=len(self.sessions))
+            return pid
+
+    async def _upgrade(self) -> int:
+        """Raises UpgradeFailed."""
+        self._check_upgradable()
+        successor = await Successor.start(self._command)
+        limit = self.snapshot.config.limits.upgrade_time_s
+        try:
+            sockets, routes = self.temporary.handover()
+            keys = await successor.get_ready(self.ports.handover() | sockets, routes, limit)
+            self._check_upgradable()
+            await successor.serve(limit)
+            self._check_upgradable()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await successor.kill()
+            raise
+        # From here on nothing is waited for, and nothing can go wrong.
+        self._notifier.hand_over(successor.pid)
+        if self._control is not None:
+            self._control.release()
+        self.ports.pass_on(successor, keys)
+        self.temporary.pass_on(successor, keys)
+        self._successor = successor
+        self._ending.set()
+        return successor.pid
+
+    def _check_upgradable(self) -> None:
+        if not self._command:
+            raise UpgradeFailed("it is not known how this process was started")
+        if self._predecessor is not None:
+            raise UpgradeFailed("the process before this one still accepts connections for its own migrations")
+        try:
+            self._check_not_draining()
+        except CannotListen as error:
+            raise UpgradeFailed(str(error)) from error
+
+    async def _finish(self, successor: Successor) -> None:
+        """Accept for as long as a migration may get channels; then carry what there is to its end."""
+        if not self._drain_asked:
+            self._patience.deadline = math.inf
+        while not self._drain_asked and (self.ports.is_growing or self.temporary.is_growing):  # noqa: ASYNC110
+            await trio.sleep(LOOK_S)  # times decide as well as events
+        await successor.accept()
+        self.ports.release()
+        self.temporary.release()
+        self._journal.info("another process accepts", process=successor.pid, sessions=len(self.sessions))
+        await self.ports.close_metrics()
+        await self._end_sessions()
+        if self._control is not None:
+            with trio.move_on_after(CLIENT_TIME_S):
+                await self._control.ended.wait()
+        self._journal.info("the last session of before the upgrade has ended")
+
+    async def _take_over(self, predecessor: Predecessor, nursery: trio.Nursery) -> None:
+        """Raises CannotTakeOver."""
+        assert self._inheritance is not None, "they come together"  # noqa: S101
+        handed = self._inheritance.sockets
+        try:
+            await self.temporary.adopt(self.snapshot.config, self._inheritance.routes, handed, nursery)
+            await predecessor.ready(tuple(handed.taken))
+        except ControlError as error:
+            predecessor.refuse(f"a temporary route: {error}")
+            raise CannotTakeOver(f"a temporary route: {error}") from error
+        except LinkBroken as error:
+            raise CannotTakeOver(f"the process to be replaced stays: {error}") from error
+        handed.ours = True
+        handed.close()
+
+    async def _take_connections(self, predecessor: Predecessor, nursery: trio.Nursery) -> None:
+        def begin(key: str, sock: socket.socket) -> None:
+            port = self.ports.find(key) or self.temporary.find(key)
+            if port is None or self.draining:
+                sock.close()  # its route was closed meanwhile
+            else:
+                port.begin(sock, nursery)
+
+        await predecessor.serving()
+        await predecessor.take(begin)
+        self._predecessor = None
+        if not self.draining:
+            self.ports.serve(nursery)
+            self.temporary.accept(nursery)
 
     async def _feed_watchdog(self, seconds: float) -> None:
         while True:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxyd.config import LimitsConfig
+from proxyd.journal import Journal
+from proxyd.relay.held_memory import HeldMemory
+from proxyd.relay.listener import Sessions
 
 # A channel's two sockets, and a pipe for each direction; a main one has three files beside that, past its commit point.
 PER_CONNECTION: Final = 9
@@ -38,6 +41,16 @@ def available() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             return hard
     return soft
+
+
+def put_in_force(limits: LimitsConfig, sessions: Sessions, held: HeldMemory, journal: Journal) -> None:
+    """Bound what a daemon takes on: what of ``limits`` fits, and a line if that is not all of it."""
+    fits = fitting(limits, available())
+    sessions.limit = fits.connections
+    sessions.strangers.limit = fits.silent_connections
+    held.limit = limits.held_bytes
+    if fits.remark is not None:
+        journal.warning(fits.remark)
 
 
 def fitting(limits: LimitsConfig, descriptors: int) -> Fitting:

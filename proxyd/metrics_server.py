@@ -28,6 +28,9 @@ MAX_THREADS: Final = 2 * MAX_CLIENTS
 # For a request to come, and for the answer to be taken: Prometheus's own default (scrape_timeout).
 CLIENT_TIME_S: Final = 10.0
 
+# A scraper that comes behind a crowd waits, rather than being refused.
+BACKLOG: Final = 128
+
 # How often serve_forever looks at the clock, and at close().
 _POLL_S: Final = 0.5
 
@@ -58,22 +61,15 @@ class _Handler(MetricsHandler):
 
 
 class _Server(HTTPServer):
-    # A scraper that comes behind a crowd waits, rather than being refused.
-    request_queue_size = 128
-
-    def __init__(self, listen: Address, registry: CollectorRegistry) -> None:
-        self.address_family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+    def __init__(self, sock: socket.socket, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._clients: dict[socket.socket, _Client] = {}
         self._threads = 0
         self._changed = threading.Condition()
-        super().__init__((listen.host, listen.port), _Handler)
-
-    def server_bind(self) -> None:
-        """Without the lookup of this host's name that the base class makes, and that can hang."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
+        # The base class would bind a socket of its own, and look up this host's name, which can hang.
+        super().__init__(sock.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = sock
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def asked(self, connection: socket.socket) -> None:
@@ -138,17 +134,25 @@ class MetricsServer:
 
     A scrape reads numbers and takes the interpreter for some milliseconds. It never waits for a migration.
 
+    :param adopted: a socket that listens there already.
     :raises OSError: the address cannot be bound.
     """
 
-    def __init__(self, metrics: Metrics, listen: Address) -> None:
+    def __init__(self, metrics: Metrics, listen: Address, adopted: socket.socket | None = None) -> None:
         self.listen = listen
-        self._server = _Server(listen, metrics.registry)
+        sock = _listening(listen) if adopted is None else adopted
+        # Two processes may accept on it during an upgrade, and the slower one must not wait for the next scrape.
+        sock.setblocking(False)
+        self._server = _Server(sock, metrics.registry)
         self.address = Address(listen.host, self._server.server_port)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_S,), name="metrics listener", daemon=True
         )
         self._thread.start()
+
+    def fileno(self) -> int:
+        """The descriptor of the listening socket."""
+        return self._server.fileno()
 
     def close(self) -> None:
         """Stop answering. Blocks for as long as ``serve_forever`` polls (0.5 s), so call it from a thread."""
@@ -156,3 +160,15 @@ class MetricsServer:
         self._server.server_close()
         self._server.end_clients(older_than=0)
         self._thread.join()
+
+
+def _listening(listen: Address) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((listen.host, listen.port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -14,6 +14,7 @@ from proxyd.ports import Ports
 from proxyd.relay.listener import Sessions
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.snapshot import Snapshot
+from proxyd.successor import UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
 
 
@@ -34,6 +35,12 @@ class Operated(Protocol):
     async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
         """Open a temporary route."""
 
+    async def remove_route(self, name: str) -> None:
+        """Close a temporary route."""
+
+    async def upgrade(self) -> int:
+        """The process id of the one that has taken its place."""
+
     async def reload(self) -> bool:
         """Whether the configuration that was read again is in force."""
 
@@ -48,6 +55,7 @@ def commands(daemon: Operated) -> dict[str, Command]:
         "status": operations.status,
         "drain": operations.drain,
         "reload": operations.reload,
+        "upgrade": operations.upgrade,
         "abort": operations.abort,
         "route-add": operations.route_add,
         "route-list": operations.route_list,
@@ -93,6 +101,15 @@ class Operations:
             raise ControlError(ErrorKind.BAD_INPUT, f"nothing changed: {self._daemon.last_reload_error}")
         return {"routes": self._routes()}
 
+    async def upgrade(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Let the version that is installed now take this process's place."""
+        _only(arguments, ())
+        try:
+            process = await self._daemon.upgrade()
+        except UpgradeFailed as error:
+            raise ControlError(ErrorKind.REFUSED, f"nothing changed: {error}") from error
+        return {"process": process, "connections": len(self._daemon.sessions)}
+
     async def abort(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """End a migration that is not past its commit point; its source resumes the guest."""
         ident = _text(arguments, "id")
@@ -126,7 +143,7 @@ class Operations:
         """Close a temporary route."""
         name = _text(arguments, "name")
         _only(arguments, ("name",))
-        self._daemon.temporary.remove(name)
+        await self._daemon.remove_route(name)
         return {"name": name}
 
 

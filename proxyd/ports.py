@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import trio
 
 from proxyd.endpoint import Address, ListenEndpoint, UnixPath
-from proxyd.metrics import Metrics
 from proxyd.metrics_server import MetricsServer
 from proxyd.relay.listener import RoutePort, Sessions
-from proxyd.relay.listening import InheritedSockets, Listeners, listen_on
+from proxyd.relay.listening import HandedSockets, InheritedSockets, Listeners, listen_on
 from proxyd.relay.session import Surroundings
 from proxyd.routes import Route
 from proxyd.snapshot import Snapshot
+from proxyd.successor import Successor
+from proxyd.upgrade_link import INHERITED
+
+# What sockets are for that are no route's, between a process and the one that takes its place.
+_METRICS: Final = "metrics "
+_CONTROL: Final = "control "
 
 
 class CannotListen(Exception):
@@ -37,8 +43,15 @@ class Listening:
 class Ports:
     """The ports of a configuration: :meth:`open` them, :meth:`serve` them, :meth:`replace` or :meth:`close` them."""
 
-    def __init__(self, sessions: Sessions, around: Surroundings, inherited: InheritedSockets) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        around: Surroundings,
+        inherited: InheritedSockets,
+        handed: HandedSockets | None = None,
+    ) -> None:
         self.control: Listeners | None = None
+        self._handed = handed or HandedSockets({})
         self._sessions = sessions
         self._around = around
         self._inherited = inherited
@@ -53,7 +66,7 @@ class Ports:
         self._routes = await self._open_routes(snapshot.routes)
         try:
             self.control = await self._open_control(snapshot.config.control.socket)
-            self._server = _open_metrics(self._around.metrics, snapshot.config.metrics_address)
+            self._server = self._open_metrics(snapshot.config.metrics_address)
         except CannotListen:
             self.close()
             if self.control is not None:
@@ -104,7 +117,7 @@ class Ports:
         try:
             check()
             if snapshot.config.metrics_address != before.listen:
-                self._server = _open_metrics(self._around.metrics, snapshot.config.metrics_address)
+                self._server = self._open_metrics(snapshot.config.metrics_address)
         except CannotListen:
             _close(opened)
             raise
@@ -121,6 +134,39 @@ class Ports:
         """Take no more connections on the routes' ports."""
         _close(self._routes)
 
+    # Upgrade.
+
+    def handover(self) -> dict[str, list[int]]:
+        """The listening sockets by what they are for, for a process that is to take this one's place."""
+        sockets = {key: port.descriptors for key, port in self._routes.items()}
+        sockets |= {f"{INHERITED}{name}": list(found) for name, found in self._inherited.descriptors.items()}
+        sockets[f"{_METRICS}{self._server.listen}"] = [self._server.fileno()]
+        if self.control is not None:
+            path = str(self.control.endpoint).removeprefix("unix:")
+            sockets[f"{_CONTROL}{path}"] = self.control.descriptors
+        return sockets
+
+    def pass_on(self, successor: Successor, keys: frozenset[str]) -> None:
+        """Give connections to ``successor``, which has adopted the sockets of ``keys``; close the others' ports."""
+        for key in self._routes.keys() - keys:
+            self._routes.pop(key).close()
+        for key, port in self._routes.items():
+            port.pass_on(partial(successor.pass_on, key))
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether a migration that came in here may get more channels."""
+        return any(port.is_growing for port in self)
+
+    def release(self) -> None:
+        """As :meth:`close`, when another process accepts on the same sockets."""
+        for port in self:
+            port.release()
+
+    def find(self, key: str) -> RoutePort | None:
+        """The port that a predecessor calls ``key``."""
+        return self._routes.get(key)
+
     async def close_metrics(self) -> None:
         """Answer no more scrapes. Not to be cancelled."""
         with trio.CancelScope(shield=True):
@@ -130,7 +176,9 @@ class Ports:
         if path is None:
             return None
         try:
-            return await listen_on(UnixPath(path), self._inherited)
+            return self._handed.adopt(f"{_CONTROL}{path}", UnixPath(path)) or await listen_on(
+                UnixPath(path), self._inherited
+            )
         except OSError as error:
             raise CannotListen(f"control.socket: cannot listen on {path}: {error.strerror}") from error
 
@@ -138,24 +186,25 @@ class Ports:
         ports: dict[str, RoutePort] = {}
         for route in routes:
             try:
-                listeners = await listen_on(route.listen, self._inherited)
+                adopted = self._handed.adopt(_key(route), route.listen)
+                listeners = adopted or await listen_on(route.listen, self._inherited)
             except OSError as error:
                 _close(ports)
                 raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
             ports[_key(route)] = RoutePort(route, listeners, self._sessions, self._around)
         return ports
 
+    def _open_metrics(self, listen: Address) -> MetricsServer:
+        handed = self._handed.take(f"{_METRICS}{listen}")
+        try:
+            return MetricsServer(self._around.metrics, listen, *handed)
+        except OSError as error:
+            raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
+
 
 def _key(route: Route) -> str:
     """What makes a port the same port after a reload: its address, or with port 0 its route."""
     return str(route.listen) if not str(route.listen).endswith(":0") else f"{route.listen} {route.name}"
-
-
-def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:
-    try:
-        return MetricsServer(metrics, listen)
-    except OSError as error:
-        raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
 
 
 def _close(ports: dict[str, RoutePort]) -> None:

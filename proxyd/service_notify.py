@@ -25,6 +25,7 @@ class ServiceNotifier:
     def __init__(self, path: str | None, watchdog_s: float | None = None) -> None:
         self._address = None if path is None else ("\0" + path[1:] if path.startswith("@") else path)
         self.watchdog_s = watchdog_s
+        self._is_main = True
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], pid: int | None = None) -> ServiceNotifier:
@@ -39,23 +40,32 @@ class ServiceNotifier:
 
     def ready(self, status: str) -> None:
         """Start-up is finished, or a reload is."""
-        self._send("READY=1", f"STATUS={status}")
+        self._tell("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """A reload begins. The time stamp lets the service manager match it with the request."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def hand_over(self, pid: int) -> None:
+        """Another process is the service's main one from now on; what this one does is not the service's state."""
+        self._tell(f"MAINPID={pid}")
+        self._is_main = False
 
     def stopping(self, status: str) -> None:
         """A drain begins."""
-        self._send("STOPPING=1", f"STATUS={status}")
+        self._tell("STOPPING=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
         """One line for ``systemctl status``."""
-        self._send(f"STATUS={status}")
+        self._tell(f"STATUS={status}")
 
     def alive(self) -> None:
         """The event loop turns."""
-        self._send("WATCHDOG=1")
+        self._tell("WATCHDOG=1")
+
+    def _tell(self, *lines: str) -> None:
+        if self._is_main:
+            self._send(*lines)
 
     def _send(self, *lines: str) -> None:
         if self._address is None:

@@ -34,6 +34,7 @@ from proxyd.cli import (
     route,
     serve,
     status,
+    upgrade,
 )
 from proxyd.cli.exit_codes import CommandError, ExitCode, Terminated
 
@@ -61,6 +62,7 @@ VERBS: Final[dict[str, Verb]] = {
     "status": status,
     "route": route,
     "reload": reload,
+    "upgrade": upgrade,
     "drain": drain,
     "abort": abort,
     "inspect": inspect,

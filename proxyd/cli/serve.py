@@ -1,6 +1,7 @@
 """Run the daemon.
 
-It serves the routes of its configuration until SIGTERM, which drains it; SIGHUP makes it read the configuration again.
+It serves the routes of its configuration until SIGTERM, which drains it; SIGHUP makes it read the configuration again,
+SIGUSR2 lets the version that is installed now take its place.
 It logs to standard error. docs/operations.md says what the guest experiences in each case.
 """
 
@@ -24,6 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Serve until a drain is over."""
-    from proxyd import daemon
+    from proxyd import service
 
-    return ExitCode(daemon.serve(arguments.config))
+    return ExitCode(service.serve(arguments.config))

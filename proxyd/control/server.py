@@ -40,6 +40,8 @@ class ControlServer:
         self._clients = 0
         self._asking: dict[SocketLeg, None] = {}  # those whose request is not here yet, in the order of accept
         self._scope = trio.CancelScope()
+        self._accepting = trio.CancelScope()
+        self.ended = trio.Event()
 
     async def serve(self) -> None:
         """Answer until :meth:`close`.
@@ -48,12 +50,20 @@ class ControlServer:
         """
         with self._scope:
             async with trio.open_nursery() as nursery:
-                await trio.serve_listeners(self._accept, self._listeners.listeners, handler_nursery=nursery)
+                with self._accepting:
+                    await trio.serve_listeners(self._accept, self._listeners.listeners, handler_nursery=nursery)
+        self.ended.set()
 
     def close(self) -> None:
         """Answer nobody any more."""
         self._scope.cancel()
-        self._listeners.close()
+        if not self._accepting.cancel_called:
+            self._listeners.close()
+
+    def release(self) -> None:
+        """Answer those who have asked; another process takes the next ones, on the same socket."""
+        self._accepting.cancel()
+        self._listeners.release()
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         try:

@@ -30,6 +30,9 @@ Buffer = bytes | memoryview
 PIPE_PHASES: Final = frozenset({Phase.RELEASED, Phase.OPAQUE})
 
 
+# Bytes of a prologue that are read at a time: some 1.5 ms of commands, and anybody may send them.
+PROLOGUE_STEP: Final = 1024
+
 _HELD: Final = frozenset({Phase.HOLDING, Phase.REHEARSING, Phase.RELEASED})
 
 

@@ -6,9 +6,11 @@ handshake). What a connection is, its session finds out.
 
 from __future__ import annotations
 
+import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -139,6 +141,19 @@ class Sessions:
         await self._nobody.wait()
 
 
+@dataclass(eq=False, slots=True)
+class _Guest:
+    """A connection that came in; ``session`` is None while it shakes hands."""
+
+    origin: str
+    session: MigrationSession | None = None
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether more connections may come that belong to it."""
+        return self.session is None or self.session.is_growing
+
+
 class RoutePort:
     """What one route listens on. ``route`` is for the connections that come next; a reload replaces it."""
 
@@ -149,11 +164,13 @@ class RoutePort:
         self._sessions = sessions
         self._around = around
         self._scope = trio.CancelScope()
-        self._serving = 0
+        self._is_served = False
+        self._guests: set[_Guest] = set()
+        self._pass_on: Callable[[socket.socket], Awaitable[bool]] | None = None
         self.migrated = trio.Event()  # a migration that came in here has ended
 
     async def serve(self, sessions_nursery: trio.Nursery) -> None:
-        """Accept until :meth:`close`.
+        """Accept until :meth:`close`. Does nothing where another task does it already.
 
         Resource handling: closes the listening sockets on the way out. Sessions live in ``sessions_nursery``, so they
         outlive their listener.
@@ -161,13 +178,35 @@ class RoutePort:
         Error handling: running out of file descriptors is waited out (trio.serve_listeners does); anything else
         ends the daemon.
         """
+        if self._is_served:
+            return
+        self._is_served = True
         with self._scope:
             await trio.serve_listeners(self._accept, self._listeners.listeners, handler_nursery=sessions_nursery)
 
     @property
     def is_busy(self) -> bool:
         """Whether a connection that came in here is being served."""
-        return self._serving > 0
+        return bool(self._guests)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether a migration that came in here may get more channels."""
+        return any(guest.is_growing for guest in self._guests)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets."""
+        return self._listeners.descriptors
+
+    def pass_on(self, give: Callable[[socket.socket], Awaitable[bool]]) -> None:
+        """From now on keep only what may belong to a migration that came in here, and ``give`` away the rest."""
+        self._pass_on = give
+
+    def release(self) -> None:
+        """As :meth:`close`, when another process accepts on the same sockets: nobody is refused."""
+        self._scope.cancel()
+        self._listeners.release()
 
     def close(self) -> None:
         """Take no more connections: the kernel answers with RST from now on, and a source's guest stays where it is."""
@@ -183,13 +222,35 @@ class RoutePort:
             self._around.metrics.count_migration(self.route.metrics_label, Outcome.NOT_MIGRATION.value)
             self._around.journal.debug(f"a connection broke while it was accepted: {error}", route=self.route.name)
             return
+        if self._pass_on is not None and not any(
+            guest.is_growing and guest.origin == leg.origin for guest in self._guests
+        ):
+            sock = leg.detach()
+            if await self._pass_on(sock):
+                sock.close()
+                return
+            leg = SocketLeg(sock)
         await self.take(leg)
+
+    def begin(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        """Begin a session, in a task of ``nursery``, for a connection that another process has accepted."""
+        nursery.start_soon(self._accept, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
     async def take(self, leg: SocketLeg) -> None:
         """Begin a session for a connection, unless it may not come in."""
         route = self.route
         # Before any handshake: they do not end in the order in which they began.
         accepted = self._around.migrations.next_place()
+        guest = _Guest(leg.origin)
+        self._guests.add(guest)
+        try:
+            await self._take(leg, route, accepted, guest)
+        finally:
+            self._guests.discard(guest)
+        if guest.session is not None and guest.session.is_main:
+            self.migrated.set()
+
+    async def _take(self, leg: SocketLeg, route: Route, accepted: int, guest: _Guest) -> None:
         if not route.admits(leg.host):
             networks = ", ".join(map(str, route.networks))
             reason = f"expected a source in {networks} (source_networks), found {leg.host}"
@@ -209,15 +270,10 @@ class RoutePort:
             session = MigrationSession(
                 secured, route, self._around, towards, accepted, lambda: self._sessions.admit(stranger)
             )
+            guest.session = session
             stranger.turn_away = session.abandon
             stranger.spoke = lambda: session.spoke
-            self._serving += 1
-            try:
-                await self._sessions.run(session)
-            finally:
-                self._serving -= 1
-            if session.is_main:
-                self.migrated.set()
+            await self._sessions.run(session)
 
     async def _secured(self, leg: SocketLeg, route: Route, stranger: Stranger) -> Leg:
         """The leg itself, or TLS on it. Raises :class:`HandshakeFailed`."""

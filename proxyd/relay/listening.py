@@ -47,6 +47,11 @@ class InheritedSockets:
             found[name] = (*found.get(name, ()), _FIRST_FD + number)
         return cls(found)
 
+    @property
+    def descriptors(self) -> Mapping[str, tuple[int, ...]]:
+        """All of them by name, for a process that is to have them as well."""
+        return self._by_name
+
     def take(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """The descriptors whose names begin so; the caller has them from now on."""
         taken = {name: found for name, found in self._by_name.items() if name.startswith(prefix)}
@@ -73,6 +78,45 @@ class InheritedSockets:
         return sockets
 
 
+class HandedSockets:
+    """The listening sockets that a process has left whose place this one takes, by what they are for."""
+
+    def __init__(self, by_key: Mapping[str, list[socket.socket]]) -> None:
+        self._by_key = dict(by_key)
+        self.taken: list[str] = []
+        self.ours = False  # whether the other process has given them up
+
+    def take(self, key: str) -> list[socket.socket]:
+        """Those for this; none if there were none, or they were taken."""
+        found = self._by_key.pop(key, [])
+        if found:
+            self.taken.append(key)
+        return found
+
+    def adopt(self, key: str, endpoint: ListenEndpoint) -> Listeners | None:
+        """Listen on them; None if there are none. The file of a UNIX socket stays for as long as it is not ours."""
+        sockets = self.take(key)
+        if not sockets:
+            return None
+        listeners = [_listener(sock) for sock in sockets]
+        match endpoint:
+            case Address():
+                host, port = sockets[0].getsockname()[:2]
+                return Listeners(Address(host, port), listeners, _nothing)
+            case UnixPath():
+                path = endpoint.path
+                return Listeners(endpoint, listeners, lambda: _remove(path) if self.ours else None)
+            case _:
+                return Listeners(endpoint, listeners, _nothing)
+
+    def close(self) -> None:
+        """Close what nobody took: it is open in the other process still."""
+        for sockets in self._by_key.values():
+            for sock in sockets:
+                sock.close()
+        self._by_key.clear()
+
+
 class Listeners:
     """What one route listens on."""
 
@@ -81,11 +125,20 @@ class Listeners:
         self.listeners = listeners
         self._at_close = at_close
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets."""
+        return [listener.socket.fileno() for listener in self.listeners]
+
     def close(self) -> None:
         """Take no more connections: who comes is refused by the kernel."""
+        self.release()
+        self._at_close()
+
+    def release(self) -> None:
+        """Take no more connections: another process does that on the same sockets."""
         for listener in self.listeners:
             listener.socket.close()
-        self._at_close()
 
 
 async def listen_on(endpoint: ListenEndpoint, inherited: InheritedSockets) -> Listeners:

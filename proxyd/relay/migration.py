@@ -58,7 +58,8 @@ class Migration:
         self.id = ident
         self.accepted = accepted
         self.uuid: bytes | None = None
-        self.preempt = PreemptWindow(trio.current_time())
+        self._began = trio.current_time()
+        self.preempt = PreemptWindow(self._began)
         self.keeper: Keeper | None = None
         self._silent = silent
         self._hurried: Silent | None = None
@@ -72,6 +73,11 @@ class Migration:
     def channels(self) -> int:
         """How many channels it has beside the main one."""
         return len(self._followers)
+
+    def is_growing(self, setup_s: float) -> bool:
+        """Whether more channels may come: within ``setup_s`` seconds of its beginning, and a preempt channel later."""
+        young = trio.current_time() - self._began < setup_s
+        return young or (self.preempt.is_awaited and not self._guard.committed)
 
     def open(self) -> None:
         """The destination has the main channel's first bytes: it takes the others from now on."""

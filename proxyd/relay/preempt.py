@@ -55,6 +55,11 @@ class PreemptWindow:
         """The main channel is a recovery's: its preempt channel may come at any time."""
         self._since = -math.inf
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether one may come still."""
+        return self._advised and not self._taken
+
     def take(self) -> None:
         """It has come: there is only one."""
         self._taken = True

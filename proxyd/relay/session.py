@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -32,7 +32,7 @@ from proxyd.relay.destination import fixed_destination
 from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
 from proxyd.relay.greeting import Greeting
 from proxyd.relay.held_memory import HeldMemory
-from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
+from proxyd.relay.intake import PROLOGUE_STEP, Buffer, Intake, RewriterFactory, ending_of, rewriter_for
 from proxyd.relay.keeping import DescriptorStore, Keeper, carried
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
@@ -45,9 +45,6 @@ from proxyd.relay.tls_leg import connect_tls
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import RewriteRefused
 from proxyd.routes import RehearsalService, Route
-
-# Bytes of a prologue that are read at a time: some 1.5 ms of commands, and anybody may send them.
-PROLOGUE_STEP: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +113,13 @@ class MigrationSession:
     def is_main(self) -> bool:
         """Whether this connection is a migration, as opposed to one of its channels or something else."""
         return self._migration is not None
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether more connections may come that belong to the same migration; a new process must not get them."""
+        if self._migration is None:
+            return self._destination is None  # it has not said what it is, or waits for its main channel
+        return self._migration.is_growing(self.route.times.header_s)
 
     def facts(self) -> dict[str, Any]:
         """What there is to say of it at this moment, for ``proxyd status``; times in seconds."""

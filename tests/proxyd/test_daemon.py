@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -21,11 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxyd import config_file as configuration
 from proxyd import daemon as daemons
-from proxyd.daemon import Daemon, serve
+from proxyd.daemon import Daemon
 from proxyd.endpoint import Address
 from proxyd.journal import LOGGER
 from proxyd.metrics import Metrics
-from proxyd.ports import Listening
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from tests.proxyd.relay.stage import SHUT_0, ScriptedRewriter, Told, a_journal, value
@@ -427,114 +421,3 @@ async def test_a_second_request_ends_the_patience(path: Path) -> None:
         await wait_all_tasks_blocked()
         it.daemon.drain()
         await _cut_but_never_past_the_commit_point(it, pairs)
-
-
-# serve(): signals, exit codes, the service manager.
-
-
-def test_serving_a_bad_configuration_is_exit_1(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path.write_text("colour = 1")
-    assert serve(path) == 1
-    assert capfd.readouterr().err == (
-        f"proxyd: {path}: colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, route)\n"
-    )
-
-
-def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert serve(path) == 4
-    assert capfd.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
-
-
-def test_serving_on_a_taken_port_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        path.write_text(text(route("lab", 1, port)))
-        assert serve(path) == 4
-    assert f"proxyd: route lab: cannot listen on 127.0.0.1:{port}: Address already in use\n" in capfd.readouterr().err
-
-
-def test_a_bug_is_exit_70_with_a_traceback(
-    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: Daemon) -> str:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(Daemon, "_status", broken)
-    path.write_text(text(route("lab", 1)))
-    assert serve(path) == 70
-    err = capfd.readouterr().err
-    assert "a bug of proxyd's; please report it with these lines" in err
-    assert "ZeroDivisionError: a bug" in err
-
-
-def test_signals_reload_and_drain(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """In the main thread, with real signals."""
-    path.write_text(text(route("lab", 1)))
-    seen: list[Listening] = []
-
-    def on_ready(listening: Listening) -> None:
-        seen.append(listening)
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    assert serve(path, on_ready=on_ready) == 0
-    assert seen[0].routes["lab"].port != 0
-    err = capfd.readouterr().err
-    assert "reloaded" in err
-    assert err.rstrip().endswith("drained")
-
-
-def test_outside_the_main_thread_there_are_no_signals(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path.write_text(text(route("lab", 1)))
-    made: list[Daemon] = []
-
-    class Kept(Daemon):
-        async def run(self, on_ready: object = None) -> None:
-            made.append(self)
-            self.drain()
-            await super().run()
-
-    monkeypatch.setattr(daemons, "Daemon", Kept)
-    codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(serve(path)))
-    thread.start()
-    thread.join(30)
-    assert codes == [0]
-
-
-def test_a_process_under_a_service_manager(tmp_path: Path) -> None:
-    """READY, RELOADING, READY, watchdog, STOPPING, exit 0: a whole life, as systemd sees it."""
-    config = tmp_path / "config.toml"
-    config.write_text(text(route("lab", 1)))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
-        environment = {
-            **os.environ,
-            "NOTIFY_SOCKET": str(tmp_path / "notify"),
-            "WATCHDOG_USEC": "100000",
-        }
-        code = (
-            "import sys; from pathlib import Path; from proxyd.daemon import serve; sys.exit(serve(Path(sys.argv[1])))"
-        )
-        process = subprocess.Popen([sys.executable, "-c", code, str(config)], env=environment, stderr=subprocess.PIPE)
-        try:
-
-            def until(wanted: str) -> str:
-                while True:
-                    message = manager.recv(4096).decode()
-                    if message.startswith(wanted):
-                        return message
-
-            until("READY=1")
-            until("WATCHDOG=1")
-            process.send_signal(signal.SIGHUP)
-            until("RELOADING=1")
-            until("READY=1")
-            process.send_signal(signal.SIGTERM)
-            until("STOPPING=1")
-            _, err = process.communicate(timeout=30)
-            assert process.returncode == 0, err
-        finally:
-            process.kill()
-            process.communicate()

@@ -9,7 +9,10 @@ import pytest
 
 from proxyd import descriptors
 from proxyd.config import LimitsConfig
-from proxyd.descriptors import PER_CONNECTION, RESERVED, Fitting, available, fitting
+from proxyd.descriptors import PER_CONNECTION, RESERVED, Fitting, available, fitting, put_in_force
+from proxyd.relay.held_memory import HeldMemory
+from proxyd.relay.listener import Sessions
+from tests.proxyd.relay.stage import a_journal
 
 LIMITS = LimitsConfig(connections=100, silent_connections=50)
 NEEDED = RESERVED + 9 * 100 + 50
@@ -74,3 +77,15 @@ def test_a_process_without_a_difference_asks_for_nothing(monkeypatch: pytest.Mon
 
 def test_the_kernel_is_asked() -> None:
     assert available() == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def test_what_fits_is_put_in_force_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, held = Sessions(1), HeldMemory(1)
+    journal, told = a_journal()
+    put_in_force(LimitsConfig(connections=5, silent_connections=6, held_bytes=7), sessions, held, journal)
+    assert (sessions.limit, sessions.strangers.limit, held.limit) == (5, 6, 7)
+    assert not told.lines
+    monkeypatch.setattr(descriptors, "available", lambda: 200)
+    put_in_force(LimitsConfig(), sessions, held, journal)
+    assert sessions.limit < 17
+    assert [line[0] for line in told.lines] == ["WARNING"]

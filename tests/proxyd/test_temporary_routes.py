@@ -84,10 +84,10 @@ async def test_a_route_like_another(path: Path) -> None:
         running(path, text(route("lab", door, more='source_networks = ["192.0.2.0/24"]'))) as it,
     ):
         await add(it, name="x", like="lab")
-        ((_, port),) = it.daemon.temporary._ports.items()
-        assert port.route.networks != ()
-        assert port.route.destination == Address("127.0.0.1", door.port)
-        assert (port.route.name, port.route.metrics_label) == ("x", "lab")
+        ((_, one),) = it.daemon.temporary._routes.items()
+        assert one.port.route.networks != ()
+        assert one.port.route.destination == Address("127.0.0.1", door.port)
+        assert (one.port.route.name, one.port.route.metrics_label) == ("x", "lab")
 
 
 async def test_temporary_routes_outlive_a_reload_and_end_with_the_daemon(path: Path) -> None:
