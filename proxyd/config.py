@@ -133,7 +133,7 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     that it dials, client-cert.pem and client-key.pem. ca-crl.pem is optional.
     """
 
-    # Directories; a leg without one is plain.
+    # Directories, or credentials:NAME for systemd's LoadCredential=NAME:DIRECTORY; a leg without one is plain.
     source: str | None = None
     destination: str | None = None
     # Whether a source must show a certificate of our CA: QEMU's verify-peer, which is on there as well.

@@ -5,6 +5,7 @@ SIGHUP reloads, SIGTERM and SIGINT drain, SIGUSR2 upgrades. What each means is :
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -34,6 +35,9 @@ from proxyd.snapshot import Snapshot
 from proxyd.successor import UpgradeFailed, command_line
 from proxyd.upgrade_link import LinkBroken
 
+# linux/prctl.h
+_PR_SET_DUMPABLE: Final = 4
+
 EXIT_DONE: Final = 0
 EXIT_BAD_INPUT: Final = 1
 EXIT_REFUSED: Final = 3
@@ -59,6 +63,7 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
 
 
 def _run(config_path: Path, on_ready: Callable[[Listening], object] | None, lines: LineWriter) -> int:
+    _hide_memory(lines)
     inherited = InheritedSockets.from_environment(os.environ, os.getpid())
     predecessor = Predecessor.from_environment(os.environ)
     try:
@@ -81,6 +86,14 @@ def _run(config_path: Path, on_ready: Callable[[Listening], object] | None, line
         Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
         return EXIT_BUG
     return EXIT_DONE
+
+
+def _hide_memory(lines: LineWriter) -> None:
+    """Buffers hold guests' memory: no core dumps, and no other process of the same user may look (prctl(2))."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    except (OSError, MemoryError, AttributeError) as error:
+        lines.put(f"proxyd: cannot hide its memory from other processes of its user: {error}\n")
 
 
 def _give_up(

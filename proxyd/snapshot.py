@@ -9,9 +9,9 @@ daemon accepts, except for ports that are taken by then.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
 from proxyd.config import Config, ConfigError, RouteConfig, TlsConfig
@@ -21,7 +21,7 @@ from proxyd.rewrite.plan import Destination
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
 from proxyd.rewrite.profile import Profile, ProfileError
 from proxyd.routes import RehearsalService, Route, SessionTimes
-from proxyd.tls import TlsError, client_tls, server_tls
+from proxyd.tls import Directory, TlsError, client_tls, directory_of, server_tls
 
 T = TypeVar("T")
 
@@ -97,13 +97,13 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
     )
 
 
-def _tls(config: Config, n: int, side: str, build: Callable[[TlsConfig, Path], T]) -> T | None:
+def _tls(config: Config, n: int, side: str, build: Callable[[TlsConfig, Directory], T]) -> T | None:
     tls = config.route[n].tls
     directory = None if tls is None else getattr(tls, side)
     if tls is None or directory is None:
         return None
     try:
-        return build(tls, config.relative(directory))
+        return build(tls, directory_of(config, directory, os.environ))
     except TlsError as error:
         raise ConfigError(str(config.path), f"route[{n}].tls.{side}", str(error)) from error
 

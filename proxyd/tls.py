@@ -7,6 +7,10 @@ A directory is what QEMU takes as ``tls-creds-x509,dir=`` (``crypto/tlscredsx509
     server-cert.pem server-key.pem   the leg that sources connect to
     client-cert.pem client-key.pem   the leg to the destination; optional, where the destination verifies no peer
 
+``credentials:NAME`` instead of a directory: the same files as systemd's credentials, ``NAME_server-key.pem`` and so on
+in ``$CREDENTIALS_DIRECTORY``, which is what ``LoadCredential=NAME:/etc/pki/qemu`` in a unit makes of a directory
+(systemd.exec(5)). They are root's before the service starts, and nobody's but the service's afterwards.
+
 Contexts are built with the rest of a snapshot, so a reload brings new certificates into force for the migrations that
 begin then, and ``check-config`` judges them. Nothing here touches a connection (:mod:`proxyd.relay.tls_leg` does).
 """
@@ -15,12 +19,12 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from proxyd.config import TlsConfig
+from proxyd.config import Config, TlsConfig
 
 # Names of OpenSSL's to those of RFC 4514, as GnuTLS writes them and QEMU's authz-list compares them.
 _ATTRIBUTES: Final = {
@@ -35,11 +39,47 @@ _ATTRIBUTES: Final = {
     "streetAddress": "STREET",
     "userId": "UID",
 }
+_CREDENTIALS: Final = "credentials:"
+
+# What systemd takes as the name of a credential, without what would lead out of the directory.
+_CREDENTIAL: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
 _SPECIAL: Final = re.compile(r'(^[ #]|[,+"\\<>;=]| $)')
 
 
 class TlsError(Exception):
     """A directory cannot be used. ``str()`` is one sentence: file, what was expected, what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Files of a directory whose names begin alike; ``/`` gives one, as of a :class:`~pathlib.Path`."""
+
+    directory: Path
+    prefix: str
+
+    def __truediv__(self, name: str) -> Path:
+        return self.directory / f"{self.prefix}{name}"
+
+
+Directory: TypeAlias = Path | Credentials
+
+
+def directory_of(config: Config, text: str, environment: Mapping[str, str]) -> Directory:
+    """What ``source`` or ``destination`` of a ``[route.tls]`` names.
+
+    :raises TlsError: credentials, and this process has none.
+    """
+    if not text.startswith(_CREDENTIALS):
+        return config.relative(text)
+    name = text.removeprefix(_CREDENTIALS)
+    if not _CREDENTIAL.fullmatch(name):
+        raise TlsError(f"expected credentials:NAME with the name of a LoadCredential=, found {text!r}")
+    where = environment.get("CREDENTIALS_DIRECTORY")
+    if not where:
+        message = f"expected a service with LoadCredential={name}:DIRECTORY, found no CREDENTIALS_DIRECTORY"
+        raise TlsError(f"{text}: {message}")
+    return Credentials(Path(where), f"{name}_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +98,7 @@ class ClientTls:
     hostname: str | None
 
 
-def server_tls(config: TlsConfig, directory: Path) -> ServerTls:
+def server_tls(config: TlsConfig, directory: Directory) -> ServerTls:
     """What sources connect to.
 
     :raises TlsError: a file is missing, is no certificate or key, or does not go with the others.
@@ -72,7 +112,7 @@ def server_tls(config: TlsConfig, directory: Path) -> ServerTls:
     return ServerTls(_hardened(context), frozenset(config.source_identities))
 
 
-def client_tls(config: TlsConfig, directory: Path) -> ClientTls:
+def client_tls(config: TlsConfig, directory: Directory) -> ClientTls:
     """What dials the destination. Raises as :func:`server_tls`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _authority(context, directory)
@@ -102,7 +142,7 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\{match[0]}"
 
 
-def _own(context: ssl.SSLContext, directory: Path, side: str) -> None:
+def _own(context: ssl.SSLContext, directory: Directory, side: str) -> None:
     certificate, key = directory / f"{side}-cert.pem", directory / f"{side}-key.pem"
     for file in (certificate, key):
         _readable(file)
@@ -114,7 +154,7 @@ def _own(context: ssl.SSLContext, directory: Path, side: str) -> None:
         raise TlsError(f"{certificate}: expected a certificate, and its key in {key.name}, found: {why}") from error
 
 
-def _authority(context: ssl.SSLContext, directory: Path) -> None:
+def _authority(context: ssl.SSLContext, directory: Directory) -> None:
     file = directory / "ca-cert.pem"
     _readable(file)
     try:
@@ -138,7 +178,7 @@ def _readable(file: Path) -> None:
         raise TlsError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _accepts_itself(server: ssl.SSLContext, directory: Path) -> None:
+def _accepts_itself(server: ssl.SSLContext, directory: Directory) -> None:
     """A handshake in memory: is the certificate one that a source with the same authority accepts today?"""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False

@@ -69,7 +69,7 @@ def read_request(line: bytes) -> Request:
     """Read a line. Raises :class:`ControlError`."""
     try:
         request = msgspec.json.decode(line, type=Request)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ControlError(ErrorKind.BAD_INPUT, f"a request expected, found: {error}") from error
     if request.version != VERSION:
         message = f"version {VERSION} of the control protocol expected, found {request.version}"

@@ -2,8 +2,8 @@
 
 ``getaddrinfo`` blocks, so it runs in threads, and a thread that hangs cannot be ended: whoever waited gives up, the
 thread stays until the resolver answers (with two dead servers, 20 s by default: resolv.conf(5)). trio's threads are 40
-for everything, and the service may have 64 (``TasksMax=``), so lookups have threads of their own, and no name more than
-a few of them: one dead domain does not stop the lookups of others.
+for everything, and the service may not have many more (``TasksMax=``), so lookups have threads of their own, and no
+name more than a few of them: one dead domain does not stop the lookups of others.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats import events
-from formats.errors import FormatError, LimitExceeded
+from formats.errors import FormatError, LimitExceeded, SchemaMismatch
 from formats.package import source_waits
 from formats.parser import ParserLimits, StreamParser
 from formats.savevm import MigCommand, SectionType
@@ -208,6 +208,9 @@ class StreamRewriter:
             case events.DeviceTail():
                 self._release(event, out)
             case events.PackageHeader():
+                if self.phase is Phase.PROLOGUE:
+                    # No QEMU does that, and what is asked of a stream is asked at its first section.
+                    raise SchemaMismatch("memory expected before a postcopy package, found none", event.offset)
                 self.switched = True
                 if event.length > self.limits.device_state_bytes:
                     self._give_up(event, out)  # or else the parser does

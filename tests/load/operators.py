@@ -38,7 +38,12 @@ async def _asked(result: Result, scale: Scale, crowd: Crowd, *, metrics: bool) -
                 result.crowd(crowded)
             result.seen(watcher, memory=SOME_MIGRATIONS + 8 * MIB, why="a few clients at a time")
             assert watcher.seen is not None
-            result.bound("threads", watcher.seen.threads_peak, THREADS, "TasksMax= of the packaged unit is 64")
+            result.bound(
+                "threads",
+                watcher.seen.threads_peak,
+                THREADS,
+                "TasksMax= of the packaged unit is 256, for all processes of an upgrade",
+            )
             result.turned(await trio.to_thread.run_sync(daemon.stop))
     return result
 
@@ -181,7 +186,12 @@ async def dead_resolver(scale: Scale) -> Result:
                         result.expect("result" in answer, f"a reload is done, found {answer}")
                 assert watcher.seen is not None
                 result.seen(watcher, memory=SOME_MIGRATIONS + 8 * MIB, why="four threads")
-                result.bound("threads", watcher.seen.threads_peak, THREADS, "TasksMax= of the packaged unit is 64")
+                result.bound(
+                    "threads",
+                    watcher.seen.threads_peak,
+                    THREADS,
+                    "TasksMax= of the packaged unit is 256, for all processes of an upgrade",
+                )
                 gone = daemon.counted("destination_unreachable")
                 result.expect(gone == count, f"all {count} are told in time, found {gone}")
                 result.turned(await trio.to_thread.run_sync(daemon.stop))

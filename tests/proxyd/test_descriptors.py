@@ -23,7 +23,7 @@ def test_what_fits_is_as_it_was_asked_for() -> None:
 
 
 def test_the_defaults_fit_into_the_packaged_unit() -> None:
-    assert fitting(LimitsConfig(), 16384).remark is None
+    assert fitting(LimitsConfig(), 40960).remark is None
 
 
 @pytest.mark.parametrize("count", [8, 64, 256, 600, 1200, NEEDED - 1])

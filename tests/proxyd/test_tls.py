@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from proxyd.config import TlsConfig
-from proxyd.tls import TlsError, client_tls, distinguished_name, identity_of, server_tls
+from proxyd.config import Config, TlsConfig
+from proxyd.tls import Credentials, TlsError, client_tls, directory_of, distinguished_name, identity_of, server_tls
 from tests.certificates import CLIENT, make_authority, make_certificate, make_directory, revoke
 
 CONFIG = TlsConfig(source="x", source_identities=(CLIENT,), hostname="other.example")
@@ -34,6 +34,35 @@ def test_a_whole_directory(pki: Path) -> None:
     assert client.context.verify_mode is ssl.CERT_REQUIRED
     for context in (server.context, client.context):
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_credentials_of_a_service(pki: Path, tmp_path: Path) -> None:
+    for file in pki.glob("*.pem"):
+        (tmp_path / f"migration_{file.name}").write_bytes(file.read_bytes())
+    where = directory_of(Config(), "credentials:migration", {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert where == Credentials(tmp_path, "migration_")
+    assert server_tls(CONFIG, where).identities == {CLIENT}
+    assert client_tls(CONFIG, where).hostname == "other.example"
+    (tmp_path / "migration_server-key.pem").unlink()
+    with pytest.raises(TlsError, match=r"/migration_server-key\.pem: cannot be read: No such file"):
+        server_tls(CONFIG, where)
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "says"),
+    [
+        ("credentials:tls", {}, "credentials:tls: expected a service with LoadCredential=tls:DIRECTORY, found no"),
+        ("credentials:../tls", {"CREDENTIALS_DIRECTORY": "/x"}, "expected credentials:NAME .*, found 'credentials:"),
+        ("credentials:", {"CREDENTIALS_DIRECTORY": "/x"}, "expected credentials:NAME"),
+    ],
+)
+def test_credentials_that_there_are_not(text: str, environment: dict[str, str], says: str) -> None:
+    with pytest.raises(TlsError, match=says):
+        directory_of(Config(), text, environment)
+
+
+def test_a_directory_is_taken_from_where_the_configuration_is() -> None:
+    assert directory_of(Config(path=Path("/etc/proxyd/config.toml")), "tls", {}) == Path("/etc/proxyd/tls")
 
 
 def test_a_source_need_not_show_a_certificate_if_the_route_says_so(pki: Path) -> None:

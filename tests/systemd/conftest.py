@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.systemd.peers import Peers, peers
 from tests.systemd.rig import Rig, rig
 
 
@@ -13,4 +14,11 @@ from tests.systemd.rig import Rig, rig
 def systemd() -> Iterator[Rig]:
     """A real systemd, in which no proxyd runs."""
     with rig() as one:
+        yield one
+
+
+@pytest.fixture
+def service(systemd: Rig) -> Iterator[Peers]:
+    """A proxyd that systemd has started, with a source and a destination."""
+    with peers(systemd) as one:
         yield one

@@ -95,6 +95,8 @@ pivot_root . old
 cd /
 umount -l old
 rmdir old
+# As systemd wants it, and does it itself where it is not in a container: what it mounts for a service reaches the service.
+mount --make-rshared /
 echo ready
 exec >/dev/null 2>&1
 exec env -i PATH="$PATH" LC_ALL=C.UTF-8 container=rig SYSTEMD_UNIT_PATH=/etc/systemd/system \

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyd.config import RehearsalConfig
+from proxyd.config import LimitsConfig, RehearsalConfig
 
 UNITS = Path(__file__).parents[2] / "systemd"
 UNIT = UNITS / "proxyd.service"
@@ -109,6 +109,8 @@ def test_everything_that_is_not_locked_has_its_reason_beside_it(analyze: str, un
         ("TimeoutStopSec", "infinity"),  # a migration past its commit point is never cut
         ("DynamicUser", "yes"),
         ("Restart", "on-failure"),
+        ("KillMode", "control-group"),  # after an upgrade there are several processes, and each one drains
+        ("NotifyAccess", "all"),
     ],
 )
 def test_what_the_manual_promises(key: str, value: str) -> None:
@@ -120,7 +122,13 @@ def test_the_watchdog_is_slower_than_any_step() -> None:
 
 
 def test_there_are_files_enough_for_the_largest_number_of_sessions() -> None:
-    assert int(settings(UNIT)["LimitNOFILE"]) >= 2 * 4096 + 64
+    most = 9 * 2048  # two sockets, two pipes, three files; limits.connections takes no more
+    assert int(settings(UNIT)["LimitNOFILE"]) >= 2 * most + 1024
+
+
+def test_there_is_room_for_the_connections_of_every_migration() -> None:
+    assert int(settings(UNIT)["FileDescriptorStoreMax"]) >= 9 * LimitsConfig().connections
+    assert "StartLimitIntervalSec=0" in UNIT.read_text().splitlines()
 
 
 def test_the_rehearsal_units_verify_clean(analyze: str, tmp_path: Path) -> None:

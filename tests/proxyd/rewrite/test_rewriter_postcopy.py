@@ -212,3 +212,11 @@ def test_a_package_that_is_too_large_to_hold(step: int | None) -> None:
             else "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back: postcopy "
             f"package of at most 100 bytes expected (limit device_state_bytes), found {len(package) - 9}"
         )
+
+
+def test_a_package_before_any_section_is_no_stream() -> None:
+    """What is asked of a stream is asked at its first section, and what was held until then would stay behind."""
+    wire = b.MAGIC + b.configuration() + b.OPEN_RETURN_PATH + b.packaged(b.package(b.devices()))
+    rewrite = rewriter()
+    with pytest.raises(SchemaMismatch, match="memory expected before a postcopy package, found none"):
+        rewrite.feed(wire)
