@@ -13,7 +13,7 @@ from typing import Final
 
 from formats import events
 from formats.cursor import Cursor
-from formats.errors import LimitExceeded, SchemaMismatch
+from formats.errors import LimitExceeded, SchemaMismatch, quoted
 from formats.savevm import SectionType
 
 # Machine types and section names are short ("virt-10.0", "0000:00:01.0/virtio-net"); the longest seen has 40 bytes.
@@ -63,7 +63,7 @@ def read_configuration(
         elif name == b"configuration/uuid":
             uuid = yield from cursor.read(16)
         else:
-            raise SchemaMismatch(f"configuration: unknown subsection {name.decode('ascii', 'replace')!r}", at)
+            raise SchemaMismatch(f"configuration: unknown subsection {quoted(name.decode('ascii', 'replace'))}", at)
     return events.Configuration(at, cursor.end(), machine, page_bits, capabilities, uuid)
 
 

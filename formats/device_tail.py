@@ -26,7 +26,7 @@ from typing import Final
 
 import construct as c
 
-from formats.errors import FooterMismatch, FormatError, LimitExceeded, SchemaMismatch, TruncatedStream
+from formats.errors import FooterMismatch, FormatError, LimitExceeded, SchemaMismatch, TruncatedStream, quoted
 from formats.framing import FOOTER, FOOTER_BYTES, SECTION_HEADER, VMDESC_HEADER, VMDESC_HEADER_BYTES
 from formats.savevm import SectionType
 from formats.vmdesc import Device, VmDescription, parse_vmdesc
@@ -187,7 +187,7 @@ class TailCollector:
             if len(device.name) > self._max_name_bytes:
                 raise LimitExceeded(
                     f"section name of at most {self._max_name_bytes} bytes expected (limit name_bytes), "
-                    f"found {device.name!r}",
+                    f"found {quoted(device.name)}",
                     self.offset,
                 )
         _check_early(self._early, vmdesc, self.offset + eof)
@@ -252,7 +252,7 @@ def _cut(tail: memoryview | bytes, device: Device, start: int, offset: int) -> D
     found = (header.type, header.idstr, header.instance_id)
     if found != (SectionType.FULL, device.name, device.instance_id):
         raise SchemaMismatch(
-            f"{where}: FULL section expected, found type {header.type:#x} {header.idstr!r}/{header.instance_id}",
+            f"{where}: FULL section expected, found type {header.type:#x} {quoted(header.idstr)}/{header.instance_id}",
             offset + start,
         )
     if device.version is not None and header.version_id != device.version:

@@ -18,7 +18,7 @@ from typing import Final
 from formats.configuration import MAX_NAME_BYTES, check_name
 from formats.cursor import Cursor
 from formats.device_tail import EarlyDevice
-from formats.errors import LimitExceeded
+from formats.errors import LimitExceeded, quoted
 from formats.events import EarlySection
 from formats.framing import COMMAND_HEADER, COMMAND_HEADER_BYTES, FOOTER, FOOTER_BYTES, PART_HEADER
 from formats.savevm import MigCommand, SectionType
@@ -68,7 +68,8 @@ def read_early_section(
             searched = max(searched, len(data) - FOOTER_BYTES + 1)
         if len(data) > MAX_EARLY_BYTES:
             raise LimitExceeded(
-                f"device section {idstr!r} before memory: its end expected within {MAX_EARLY_BYTES} bytes, found none",
+                f"device section {quoted(idstr)} before memory: its end expected within {MAX_EARLY_BYTES} bytes, "
+                "found none",
                 at,
             )
         yield from cursor.more()

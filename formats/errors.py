@@ -13,6 +13,21 @@ Anything else that escapes the parser is a bug of ours. A class exists only wher
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+# What is shown of a name from the wire. QEMU's longest have some 40 characters; a stream that is out of step with
+# itself takes guest memory for a name, and no more of that than this may reach a log.
+SHOWN_CHARACTERS: Final = 48
+
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.:/@+-]")
+
+
+def quoted(name: str) -> str:
+    """A name from the wire, for a message: in quotes, cut, and with ``?`` for whatever no name of QEMU's has."""
+    plain = _NOT_IN_NAMES.sub("?", name)
+    return f"'{plain if len(plain) <= SHOWN_CHARACTERS else plain[: SHOWN_CHARACTERS - 3] + '...'}'"
+
 
 class FormatError(Exception):
     """The bytes are not what QEMU writes. ``offset`` counts from the stream's first byte, where it is known."""

@@ -29,6 +29,7 @@ from formats.errors import (
     TruncatedStream,
     UnknownSection,
     UnsupportedStream,
+    quoted,
 )
 from formats.files import mapped_ram
 from formats.framing import FILE_HEADER, FILE_HEADER_BYTES, FOOTER, FOOTER_BYTES
@@ -129,6 +130,11 @@ class StreamParser:
     def tail_offset(self) -> int | None:
         """Stream offset at which the device part begins, once it has."""
         return None if self._tail is None else self._tail.offset
+
+    @property
+    def held_tail(self) -> bytearray | None:
+        """What there is of the device part, once it has begun; its own buffer, which grows."""
+        return None if self._tail is None else self._tail.data
 
     @property
     def in_device_tail(self) -> bool:
@@ -297,17 +303,15 @@ class StreamParser:
                 raise UnsupportedStream(REFUSED[idstr], at)
             known = ", ".join(f"{name} version {version}" for name, version in sorted(WALKERS))
             raise UnknownSection(
-                f"iterable section {idstr!r}/{instance_id} version {version_id}: its end cannot be found "
+                f"iterable section {quoted(idstr)}/{instance_id} version {version_id}: its end cannot be found "
                 f"(known: {known})",
                 at,
             )
         if section_id in self._open:
-            raise SchemaMismatch(f"section {idstr!r}: id {section_id} is already open", at)
+            raise SchemaMismatch(f"section {quoted(idstr)}: id {section_id} is already open", at)
         most = min(self.limits.sections, MAX_ITERABLES)
         if self._iterables_seen >= most:
-            raise LimitExceeded(
-                f"at most {most} iterable sections expected (limit sections, at most {MAX_ITERABLES})", at
-            )
+            raise LimitExceeded(f"at most {most} iterable sections expected (limit sections)", at)
         self._iterables_seen += 1
         self._open[section_id] = section = _Open(idstr, instance_id, version_id, walk)
         yield from self._body(at, SectionType.START, section_id, section)
@@ -332,7 +336,7 @@ class StreamParser:
                 at, cursor.end(), kind, section_id, section.idstr, section.instance_id, section.version_id
             )
         )
-        self.doing = f"section {section.idstr!r}"
+        self.doing = f"section {quoted(section.idstr)}"
         self._bulk_idstr = section.idstr
         cursor.begin_bulk(self._pieces)
         yield from section.walk(cursor, self.page_size)
@@ -343,7 +347,7 @@ class StreamParser:
         footer = FOOTER.parse(raw)
         if (footer.type, footer.section_id) != (SectionType.FOOTER, section_id):
             raise FooterMismatch(
-                f"section {section.idstr!r}: footer 7e with id {section_id} expected, found {raw.hex(' ')}",
+                f"section {quoted(section.idstr)}: footer 7e with id {section_id} expected, found {raw.hex(' ')}",
                 at,
             )
         yield from self._emit(events.SectionFooter(at, cursor.end(), section_id))

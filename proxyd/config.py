@@ -119,6 +119,36 @@ class RehearsalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer_time_s: Seconds = 10.0
 
 
+class RecorderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[recorder]``: the flight recorder, which keeps device state as it came and as it left (never RAM)."""
+
+    # Where recordings go; without one, nothing is recorded. They are as secret as the guests: proxyd's user alone
+    # should be able to read there.
+    directory: str | None = None
+    # All recordings together; the oldest are removed. One has some 20 to 500 KB, packed.
+    max_bytes: Count = 1 << 30
+    # The same, as a number of files.
+    max_recordings: Count = 1000
+
+
+class AuditValues(StrEnum):
+    """What the audit log says of register values."""
+
+    FULL = "full"  # as they were and are
+    REDACTED = "redacted"  # whether they changed, and nothing else
+
+
+class AuditConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[audit]``: a file with one line of JSON for every change to a register, and for every migration's end."""
+
+    # It is appended to, and opened again at a reload, as logrotate wants it. Without one there is no audit log; the
+    # same facts are in the journal.
+    file: str | None = None
+    # What is rewritten are ID and feature registers and those the guest never had; their values say which CPU it runs
+    # on. A register that may hold a secret (pointer authentication keys) is redacted in any case.
+    values: AuditValues = AuditValues.FULL
+
+
 class ControlConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[control]``: where ``proxyd status``, ``route``, ``drain``, ``reload`` and ``abort`` reach the daemon."""
 
@@ -189,6 +219,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitsConfig = LimitsConfig()
     rehearsal: RehearsalConfig = RehearsalConfig()
     control: ControlConfig = ControlConfig()
+    recorder: RecorderConfig = RecorderConfig()
+    audit: AuditConfig = AuditConfig()
     route: tuple[RouteConfig, ...] = ()
     path: Path = Path("config.toml")
 

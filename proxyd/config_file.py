@@ -20,12 +20,14 @@ import msgspec
 
 from formats.arm64.register_id import UnknownRegister, id_of
 from proxyd.config import (
+    AuditConfig,
     Config,
     ConfigError,
     ControlConfig,
     LimitsConfig,
     LogConfig,
     MetricsConfig,
+    RecorderConfig,
     RehearsalConfig,
     RouteConfig,
 )
@@ -70,7 +72,7 @@ def parse(data: bytes, path: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(file, "", f"not TOML: {str(error)[:1].lower()}{str(error)[1:]}") from error
 
-    _known(file, "", document, ("metrics", "log", "limits", "rehearsal", "control", "route"))
+    _known(file, "", document, ("metrics", "log", "limits", "rehearsal", "control", "recorder", "audit", "route"))
     tables = document.get("route", [])
     if not isinstance(tables, list) or not tables:
         raise ConfigError(file, "route", "expected at least one [[route]] table")
@@ -80,6 +82,8 @@ def parse(data: bytes, path: Path) -> Config:
         limits=_table(file, "limits", document.get("limits", {}), LimitsConfig),
         rehearsal=_table(file, "rehearsal", document.get("rehearsal", {}), RehearsalConfig),
         control=_table(file, "control", document.get("control", {}), ControlConfig),
+        recorder=_table(file, "recorder", document.get("recorder", {}), RecorderConfig),
+        audit=_table(file, "audit", document.get("audit", {}), AuditConfig),
         route=tuple(_table(file, f"route[{n}]", table, RouteConfig) for n, table in enumerate(tables)),
         path=path,
     )

@@ -39,27 +39,24 @@ from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.operations import commands
 from proxyd.ports import CannotListen, Listening, Ports
-from proxyd.predecessor import Inheritance, Predecessor
+from proxyd.predecessor import CannotTakeOver, Inheritance, Predecessor
 from proxyd.relay.adoption import adopt
 from proxyd.relay.intake import RewriterFactory, rewriter_for
 from proxyd.relay.keeping import NAME_PREFIX
 from proxyd.relay.listener import Sessions
 from proxyd.relay.listening import InheritedSockets
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.rewriter import Phase
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
 from proxyd.successor import Successor, UpgradeFailed
 from proxyd.temporary_routes import TemporaryRoutes
 from proxyd.upgrade_link import LinkBroken
+from proxyd.witness import Witnesses
 
 # How often it is looked whether a migration is complete, while another process waits to accept connections itself.
 LOOK_S: Final = 0.1
-
-
-class CannotTakeOver(Exception):
-    """Another process stays in its place. ``str()`` says why, in one sentence."""
 
 
 def _read(path: Path) -> Snapshot:
@@ -98,7 +95,8 @@ class Daemon:
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
+        self._witnesses = Witnesses(self._journal)
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store, witness=self._witnesses)
         put_in_force(snapshot.config.limits, self.sessions, self._around.held, self._journal)
         self.metrics.watch_strangers(lambda: len(self.sessions.strangers))
         handed = None if self._inheritance is None else self._inheritance.sockets
@@ -125,7 +123,8 @@ class Daemon:
 
         :raises CannotListen: one of them cannot be bound; none stays open.
         """
-        await self.ports.open(self.snapshot)
+        with self._witnesses.configured(self.snapshot.config):
+            await self.ports.open(self.snapshot)
         if self.ports.control is not None:
             self._control = ControlServer(self.ports.control, commands(self), self._journal)
 
@@ -168,8 +167,7 @@ class Daemon:
                     await self._take_over(self._predecessor, nursery)
                 else:
                     self.ports.serve(nursery)
-                if self._notifier.watchdog_s is not None:
-                    nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
+                nursery.start_soon(self._notifier.keep_alive, name="watchdog")
                 if self._control is not None:
                     nursery.start_soon(self._control.serve, name="control socket")
                 self._in_force()
@@ -189,6 +187,8 @@ class Daemon:
             if self._control is not None:
                 self._control.close()
             await self.ports.close_metrics()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._witnesses.close)
 
     # Reload.
 
@@ -225,7 +225,8 @@ class Daemon:
 
     async def _replace(self, snapshot: Snapshot) -> None:
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
-        replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
+        with self._witnesses.configured(snapshot.config):
+            replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
         self.snapshot = snapshot
@@ -392,9 +393,3 @@ class Daemon:
         if not self.draining:
             self.ports.serve(nursery)
             self.temporary.accept(nursery)
-
-    async def _feed_watchdog(self, seconds: float) -> None:
-        while True:
-            self._notifier.alive()
-            # Half the time, as sd_watchdog_enabled(3) recommends.
-            await trio.sleep(seconds / 2)

@@ -16,6 +16,10 @@ from proxyd.relay.listening import HandedSockets, InheritedSockets
 from proxyd.upgrade_link import INHERITED, Kind, Link, LinkBroken, Message, TemporaryRoute, link_from_environment
 
 
+class CannotTakeOver(Exception):
+    """Another process stays in its place. ``str()`` says why, in one sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inheritance:
     """What the old process leaves."""

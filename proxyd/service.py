@@ -19,13 +19,13 @@ import trio
 from proxyd import config_file as configuration
 from proxyd import journal as logs
 from proxyd.config import ConfigError, LogConfig
-from proxyd.daemon import CannotTakeOver, Daemon
+from proxyd.daemon import Daemon
 from proxyd.descriptor_store import ServiceManagerStore
 from proxyd.journal import Journal
 from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.ports import CannotListen, Listening
-from proxyd.predecessor import Predecessor
+from proxyd.predecessor import CannotTakeOver, Predecessor
 from proxyd.relay.adoption import adopt
 from proxyd.relay.keeping import NAME_PREFIX
 from proxyd.relay.listener import Sessions

@@ -12,6 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+import trio
+
 MICROSECONDS: Final = 1_000_000
 
 
@@ -66,6 +68,13 @@ class ServiceNotifier:
     def _tell(self, *lines: str) -> None:
         if self._is_main:
             self._send(*lines)
+
+    async def keep_alive(self) -> None:
+        """Say :meth:`alive` for as long as this runs, if there is a watchdog."""
+        while self.watchdog_s is not None:
+            self.alive()
+            # Half the time, as sd_watchdog_enabled(3) recommends.
+            await trio.sleep(self.watchdog_s / 2)
 
     def _send(self, *lines: str) -> None:
         if self._address is None:

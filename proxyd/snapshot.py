@@ -76,6 +76,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             return_path=route.return_path,
             rehearse=route.rehearse,
             postcopy=route.postcopy,
+            record=config.recorder.directory is not None,
         ),
         stream_limits=StreamLimits(
             device_state_bytes=limits.device_state_bytes,

@@ -25,7 +25,7 @@ from typing import Final
 import construct as c
 
 from formats.cursor import Cursor, Steps
-from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream
+from formats.errors import LimitExceeded, SchemaMismatch, UnsupportedStream, quoted
 from formats.iterative.ram_blocks import MAX_BLOCKS
 from formats.savevm import RamFlag
 
@@ -104,7 +104,8 @@ class MappedRam:
             size = yield from cursor.be64()
             if not name or not 0 < size <= total or size % page_size:
                 raise SchemaMismatch(
-                    f"RAM block list: whole pages of at most {total:#x} bytes expected, block {name!r} has {size:#x}",
+                    f"RAM block list: whole pages of at most {total:#x} bytes expected, "
+                    f"block {quoted(name)} has {size:#x}",
                     at,
                 )
             if self.gpa:
@@ -121,7 +122,7 @@ class MappedRam:
 
 def _check(block: MappedBlock, version: int, page_size: int, offset: int) -> None:
     """``offset`` is that of the byte behind the header, where QEMU puts the bitmap."""
-    where = f"mapped-ram block {block.name!r}"
+    where = f"mapped-ram block {quoted(block.name)}"
     if version > VERSION:
         raise UnsupportedStream(f"{where}: version {VERSION} expected, found {version}", offset)
     if block.page_size != page_size:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from formats.cursor import Cursor
-from formats.errors import LimitExceeded, SchemaMismatch
+from formats.errors import LimitExceeded, SchemaMismatch, quoted
 
 # A machine has a handful of RAM blocks plus one per hot-plugged DIMM and per device with memory of its own.
 MAX_BLOCKS: Final = 4096
@@ -66,7 +66,9 @@ def read_block_list(
             raise SchemaMismatch("RAM block list: empty block name", at)
         if used_length > total:
             raise SchemaMismatch(
-                f"RAM block list: at most {total:#x} bytes left of the total, block {name!r} has {used_length:#x}", at
+                f"RAM block list: at most {total:#x} bytes left of the total, "
+                f"block {quoted(name)} has {used_length:#x}",
+                at,
             )
         total -= used_length
         blocks.append((name, used_length))
@@ -85,5 +87,5 @@ def _page_size(cursor: Cursor, name: str, page_size: int, *, last: bool, at: int
     if last and value & (page_size - 1):
         return value
     if value & (value - 1) or not page_size <= value <= MAX_PAGE_BYTES:
-        raise SchemaMismatch(f"RAM block list: a page size expected for block {name!r}, found {value:#x}", at)
+        raise SchemaMismatch(f"RAM block list: a page size expected for block {quoted(name)}, found {value:#x}", at)
     return None

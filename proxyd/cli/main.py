@@ -30,6 +30,7 @@ from proxyd.cli import (
     rehearsal_service,
     rehearse,
     reload,
+    replay,
     rewrite,
     route,
     serve,
@@ -72,6 +73,7 @@ VERBS: Final[dict[str, Verb]] = {
     "rehearse": rehearse,
     "rehearsal-service": rehearsal_service,
     "rewrite": rewrite,
+    "replay": replay,
     "explain": explain,
     "demo": demo,
 }

@@ -22,8 +22,9 @@ from proxyd.relay.destination import NoDestination, destination_of
 from proxyd.relay.listening import Listeners
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
 from proxyd.relay.strangers import Stranger, Strangers
+from proxyd.relay.surroundings import Surroundings
 from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
 from proxyd.routes import Route
 

@@ -7,11 +7,11 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 from proxyd.journal import Journal, write_plan, write_refusals
 from proxyd.metrics import Direction, Metrics
-from proxyd.relay.intake import Intake, Release
+from proxyd.relay.intake import Intake, Release, Rewriter
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.rewriter import RewriteRefused
@@ -31,6 +31,16 @@ def propose_command(host_file: str | None) -> str:
     return f"proxyd explain --propose --stream STREAM{destination} QEMU.log"
 
 
+class Witness(Protocol):
+    """Somebody who writes down what becomes of device state. Waits for nothing and raises nothing that is expected."""
+
+    def released(self, rewriter: Rewriter) -> None:
+        """It has left, and the commit point is passed."""
+
+    def ended(self, rewriter: Rewriter, ending: Ending) -> None:
+        """The migration is over."""
+
+
 class SessionRecord:
     """Every line carries the session's migration id and route, so that one id finds the whole story."""
 
@@ -45,6 +55,7 @@ class SessionRecord:
         label: str | None = None,
         ident: str | None = None,
     ) -> None:
+        self.witness: Witness | None = None
         self.id = ident or secrets.token_hex(6)
         self.migration = self.id  # the main channel's, once this is known for one of its channels
         self.journal = journal.having(migration=self.id, route=route)
@@ -102,6 +113,8 @@ class SessionRecord:
                 self._tell_release(intake, intake.released)
 
     def _tell_release(self, intake: Intake, released: Release) -> None:
+        if self.witness is not None:
+            self.witness.released(intake.rewriter)
         self._tell_rehearsal("passed")
         report = intake.rewriter.report
         if intake.rewriter.forced is not None:
@@ -140,8 +153,11 @@ class SessionRecord:
         """A bug of ours."""
         self.journal.error("a bug of proxyd's; please report it with these lines", exc_info=error)
 
-    def ended(self, ending: Ending, seconds: float, *, silent: bool) -> None:
+    def ended(self, ending: Ending, seconds: float, *, silent: bool, intake: Intake | None = None) -> None:
         """The last line. ``silent``: the peer never said a byte, which port probes do all day."""
+        with self._contained():
+            if self.witness is not None and intake is not None:
+                self.witness.ended(intake.rewriter, ending)
         with self._contained():
             self._tell_end(ending, seconds, silent=silent)
 

@@ -13,53 +13,34 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
-from proxyd.config import LimitsConfig
 from proxyd.endpoint import Dialled
-from proxyd.journal import Journal
-from proxyd.metrics import Direction, Metrics
-from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
+from proxyd.metrics import Direction
+from proxyd.relay.channel import GONE, DestinationUnreachable, Leg
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.committed_stream import a_recovery
 from proxyd.relay.destination import fixed_destination
-from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
+from proxyd.relay.dialling import dial_destination, watched
 from proxyd.relay.greeting import Greeting
-from proxyd.relay.held_memory import HeldMemory
-from proxyd.relay.intake import PROLOGUE_STEP, Buffer, Intake, RewriterFactory, ending_of, rewriter_for
-from proxyd.relay.keeping import DescriptorStore, Keeper, carried
-from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
+from proxyd.relay.intake import PROLOGUE_STEP, Buffer, Intake, ending_of
+from proxyd.relay.keeping import Keeper, carried
+from proxyd.relay.migration import Key, Migration, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.patience import idle_allowance, idle_expired, main_missing
 from proxyd.relay.pump import plain_pipes
 from proxyd.relay.record import SessionRecord
-from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
-from proxyd.relay.tls_leg import connect_tls
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import RewriteRefused
 from proxyd.routes import RehearsalService, Route
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sessions of a daemon share. Tests put a scripted rewriter and legs in memory here."""
-
-    metrics: Metrics
-    journal: Journal
-    make_rewriter: RewriterFactory = rewriter_for
-    dialler: Dialler = dial
-    make_rehearser: RehearserFactory = ServiceRehearser
-    secure: Securer = connect_tls
-    migrations: Migrations = field(default_factory=Migrations)
-    store: DescriptorStore | None = None
-    held: HeldMemory = field(default_factory=lambda: HeldMemory(LimitsConfig().held_bytes))
 
 
 class MigrationSession:
@@ -182,7 +163,9 @@ class MigrationSession:
                     self._migration.keeper.end()
                 self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
-            self.record.ended(ending, trio.current_time() - self._began, silent=not self._greeting.first)
+            self.record.ended(
+                ending, trio.current_time() - self._began, silent=not self._greeting.first, intake=self._intake
+            )
         return ending
 
     async def _carry(self) -> Ending:
@@ -205,6 +188,8 @@ class MigrationSession:
         migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
         self._keep(migration)
+        if around.witness is not None:
+            self.record.witness = around.witness(self.route, self.record.id, self._source.peer)
         intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics, self._holds)
         self._intake = intake
         buffers = await self._prologue(intake, first)

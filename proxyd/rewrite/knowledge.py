@@ -7,6 +7,7 @@ does anything: ``plan.py`` does.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -274,6 +275,19 @@ class Knowledge:
 def _builtin() -> Knowledge:
     from proxyd.rewrite.knowledge_file import parse_knowledge
 
+    return parse_knowledge(_files())
+
+
+@cache
+def builtin_digest() -> str:
+    """Which knowledge base proxyd ships: SHA-256 of its files, in the order of their names."""
+    whole = hashlib.sha256()
+    for name, content in _files():
+        whole.update(f"{name} {len(content)}\n".encode() + content)
+    return whole.hexdigest()
+
+
+def _files() -> list[tuple[str, bytes]]:
     folder = resources.files("proxyd.knowledge")
     files = sorted((path for path in folder.iterdir() if path.name.endswith(".toml")), key=lambda path: path.name)
-    return parse_knowledge((path.name, path.read_bytes()) for path in files)
+    return [(path.name, path.read_bytes()) for path in files]

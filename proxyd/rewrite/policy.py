@@ -57,6 +57,7 @@ class StreamLimits:
 class RewritePolicy:
     """Where streams go and what may be changed on the way. Without a ``destination`` nothing is rewritten.
 
+    ``record``: the rewriter keeps what it saw of the device state, before and after.
     ``rehearse``: device state that was planned for waits for :meth:`~proxyd.rewrite.rewriter.StreamRewriter.release`.
     """
 
@@ -66,3 +67,4 @@ class RewritePolicy:
     return_path: ReturnPathPolicy = ReturnPathPolicy.REQUIRE
     rehearse: bool = False
     postcopy: PostcopyPolicy = PostcopyPolicy.PROVEN
+    record: bool = False

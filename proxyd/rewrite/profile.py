@@ -77,12 +77,13 @@ _CHOICES: Final = {
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A parsed profile. Rules are tried in the order of the file."""
+    """A parsed profile. Rules are tried in the order of the file; ``text`` is all of it."""
 
     name: str
     description: str
     rules: tuple[Rule, ...]
     destination: ProfileDestination | None = None
+    text: str = ""
 
     @staticmethod
     def parse(data: bytes, name: str) -> Profile:
@@ -97,7 +98,7 @@ class Profile(msgspec.Struct, frozen=True):
         if not 1 <= len(document.rule) <= MAX_RULES:
             raise ProfileError(name, "rule", f"1 to {MAX_RULES} rules expected, found {len(document.rule)}")
         rules = tuple(_rule(raw, name, f"rule[{number}]") for number, raw in enumerate(document.rule))
-        return Profile(document.name or name, document.description, rules, document.destination)
+        return Profile(document.name or name, document.description, rules, document.destination, data.decode())
 
 
 def _shape_error(file: str, error: msgspec.ValidationError) -> ProfileError:

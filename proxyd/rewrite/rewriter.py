@@ -30,6 +30,7 @@ from formats.savevm import MigCommand, SectionType
 from proxyd.rewrite.package import package_header, rewrite_package
 from proxyd.rewrite.plan import Outcome, Refusal
 from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy, RewritePolicy, StreamLimits
+from proxyd.rewrite.recording import Evidence
 from proxyd.rewrite.report import RewriteReport
 from proxyd.rewrite.tail import SelfCheckFailed, rewrite_tail
 
@@ -101,7 +102,7 @@ class StreamRewriter:
     source may switch to postcopy; ``switched``: it has. ``forced`` says why a postcopy package was delivered as
     it came although it is not fit to be: its source has given the guest up already, and a refusal would have lost it
     for sure. ``seekable_from`` is for files, and :class:`~formats.parser.StreamParser`'s: whoever feeds one goes on at
-    ``offset``.
+    ``offset``. ``evidence`` is what a policy that records wants to keep of the device state.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class StreamRewriter:
         self.postcopy_advised = False
         self.switched = False
         self.forced: str | None = None
+        self.evidence: Evidence | None = None
         self._postcopy_ram = False
         self._unread = False  # released, and what follows is passed on unseen
         self._ready: list[Buffer] = []
@@ -290,6 +292,8 @@ class StreamRewriter:
     def _release(self, tail: events.DeviceTail, out: list[Buffer]) -> None:
         self.phase = Phase.HOLDING
         self.sections["full"] += len(tail.sections)
+        if self.policy.record:
+            self.evidence = Evidence(tail.raw, tail.offset, tail.vmdesc.page_size, tail.early)
         result = rewrite_tail(tail, self.policy, self.limits)
         if result.plan is None:
             self.passthrough_reason = (
@@ -301,20 +305,35 @@ class StreamRewriter:
             report = RewriteReport(machine=self.machine, plan=result.plan)
             if result.plan.outcome is Outcome.REFUSED:
                 raise _refused(result.plan.refusals, report)
+            self._made_ready(result.devices, result.vmdesc)
             if self.policy.rehearse:
                 self.planned = result.plan
                 self.phase = Phase.REHEARSING
                 self._ready += (result.devices, result.vmdesc)
                 return
             self.report = report
+        self._made_ready(result.devices, result.vmdesc)
         # The point of no return: from here on the guest may come to life on the destination.
         self.phase = Phase.RELEASED
         out += (result.devices, result.vmdesc)
+
+    def _made_ready(self, *after: Buffer) -> None:
+        if self.evidence is not None:
+            self.evidence.after = after
+
+    def unproven(self) -> Evidence | None:
+        """What is held of device state that was not understood, for a policy that records."""
+        held = self._parser.held_tail
+        if not self.policy.record or self.evidence is not None or held is None:
+            return self.evidence
+        return Evidence(bytes(held), self._parser.tail_offset or 0, self._parser.page_size)
 
     def _release_package(self, event: events.Package, out: list[Buffer]) -> None:
         """As :meth:`_release`, for postcopy; and a source that cannot take its guest back is never refused here."""
         self.phase = Phase.HOLDING
         package = bytes(event.raw)
+        if self.policy.record:
+            self.evidence = Evidence(package, event.offset, 0, package=True)
         try:
             header, devices = self._rewritten_package(package, event.offset)
         except (FormatError, RewriteRefused, SelfCheckFailed) as error:
@@ -323,6 +342,7 @@ class StreamRewriter:
             self.planned = self.report = None
             self.forced = f"{_AS_IT_CAME}: {error}"
             header, devices = package_header(len(package)), package
+        self._made_ready(header, devices)
         if self.planned is not None:
             self.phase = Phase.REHEARSING
             self._ready += (header, devices)

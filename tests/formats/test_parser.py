@@ -324,7 +324,7 @@ def test_limits() -> None:
     with pytest.raises(LimitExceeded, match=r"section name of at most 9 bytes expected \(limit name_bytes\), found 10"):
         parse(HEAD + b.start(2, b"", b"0123456789"), limits=ParserLimits(name_bytes=9))
     one = b.start(2, b.EOS) + b.end(2, b.EOS)
-    with pytest.raises(LimitExceeded, match=r"at most 2 iterable sections expected \(limit sections, at most 512\)"):
+    with pytest.raises(LimitExceeded, match=r"at most 2 iterable sections expected \(limit sections\)"):
         parse(HEAD + one * 3, limits=ParserLimits(sections=2))
 
 

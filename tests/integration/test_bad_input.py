@@ -56,7 +56,7 @@ CASES = [
     ("COLO", HEAD + b"\x08\x00\x08\x00\x00", 1, "COLO is not supported: the stream would never end"),
     (
         "postcopy package",
-        b.MAGIC + b.configuration(b"virt-10.2") + b.OPEN_RETURN_PATH + b.packaged(b"nonsense"),
+        b.MAGIC + b.configuration(b"virt-10.2") + b.OPEN_RETURN_PATH + b.ram() + b.packaged(b"nonsense"),
         1,
         "package: 0800040000 (LISTEN) expected, found 6e6f6e7365",
     ),

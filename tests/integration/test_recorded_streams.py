@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import trio
 
 from proxyd import config_file as configuration
+from proxyd.cli.main import main
 from proxyd.daemon import Daemon
+from proxyd.rewrite.recording import Recorded
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from tests import recorded
@@ -186,3 +189,34 @@ async def test_device_state_that_its_vmdesc_does_not_prove_leaves_the_guest_on_t
         assert bytes(wire).startswith(got)
         text = await lab.outcome("bad_stream")
         assert "nothing moved for 0.2 s (limits.hold_idle_time_s)" in text
+
+
+async def test_what_was_recorded_is_replayed_to_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through a daemon with a flight recorder and an audit log, and then offline."""
+    wire = recorded.load(WITH_RETURN_PATH)
+    expected = offline(wire)
+    more = '[recorder]\ndirectory = "recordings"\n[audit]\nfile = "audit.jsonl"'
+    async with a_lab(tmp_path, limits=f"cpregs = 2048\n{more}") as lab:
+        source = await lab.source()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_all, source, wire)
+            destination = await lab.door.next()
+            assert await read_exactly(destination, len(expected)) == expected
+        await destination.send_all(SHUT_0)
+        await destination.aclose()
+        assert await read_to_fin(source) == SHUT_0
+        await source.aclose()
+        await lab.outcome("completed")
+        lab.daemon.drain()
+    (path,) = (tmp_path / "recordings").iterdir()
+    one = Recorded.parse(path.read_bytes())
+    assert wire.endswith(one.before)
+    assert expected.endswith(one.after)
+    assert main(["replay", str(path)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    removed = [fields for _, text, fields in lab.told.lines if text == "register removed"]
+    assert [line["event"] for line in lines].count("change") >= len(removed) > 0
+    assert (lines[-1]["event"], lines[-1]["outcome"]) == ("end", "completed")
+    assert {line["migration"] for line in lines} == {one.facts.migration}

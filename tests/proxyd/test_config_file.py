@@ -108,7 +108,7 @@ def test_everything_can_be_said() -> None:
         ("[log", "not TOML: expected ']' at the end of a table declaration (at end of document)"),
         (
             "[limit]" + ROUTE,
-            "limit: unknown key; did you mean limits? (accepted here: metrics, log, limits, rehearsal, control, route)",
+            "limit: unknown key; did you mean limits? (accepted here: metrics, log, limits, rehearsal, control, recorder, audit, route)",  # noqa: E501
         ),
         (
             ROUTE + "rehearse = true",
@@ -122,7 +122,10 @@ def test_everything_can_be_said() -> None:
             "rehearsal.socket: expected the absolute path of a UNIX socket, found 'rehearse.sock'",
         ),
         ("[rehearsal]\nanswer_time_s = 0" + ROUTE, "rehearsal.answer_time_s: expected `float` > 0.0".replace("`", "")),
-        ("colour = 1" + ROUTE, "colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, route)"),
+        (
+            "colour = 1" + ROUTE,
+            "colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, recorder, audit, route)",
+        ),
         (
             "[log]\nlevle = 'info'" + ROUTE,
             "log.levle: unknown key; did you mean level? (accepted here: level, format)",

@@ -30,7 +30,8 @@ def test_serving_a_bad_configuration_is_exit_1(path: Path, capfd: pytest.Capture
     path.write_text("colour = 1")
     assert serve(path) == 1
     assert capfd.readouterr().err == (
-        f"proxyd: {path}: colour: unknown key (accepted here: metrics, log, limits, rehearsal, control, route)\n"
+        f"proxyd: {path}: colour: unknown key "
+        "(accepted here: metrics, log, limits, rehearsal, control, recorder, audit, route)\n"
     )
 
 

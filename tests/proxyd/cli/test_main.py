@@ -23,7 +23,7 @@ PROXYD = [sys.executable, "-m", "proxyd.cli"]
 def test_every_verb_of_the_design_is_there(run: Run) -> None:
     assert list(VERBS) == [
         "serve", "check-config", "status", "route", "reload", "upgrade", "drain", "abort", "inspect", "diff", "probe",
-        "plan", "rehearse", "rehearsal-service", "rewrite", "explain", "demo",
+        "plan", "rehearse", "rehearsal-service", "rewrite", "replay", "explain", "demo",
     ]  # fmt: skip
     shown = run("--help").out
     for verb in VERBS:

@@ -11,7 +11,7 @@ from proxyd.endpoint import Address
 from proxyd.metrics import Metrics
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.routes import Route
 from tests.proxyd.relay.stage import ScriptedRewriter, Told, a_journal, a_route, value
 from tests.proxyd.relay.wires import Door, a_door, connect, reset

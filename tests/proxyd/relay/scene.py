@@ -11,7 +11,8 @@ from proxyd.endpoint import Dialled
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
 from tests.proxyd.relay.stage import ScriptedRewriter, a_journal, a_route
 

@@ -30,7 +30,8 @@ from proxyd.journal import Journal
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable
 from proxyd.relay.outcome import Ending
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits

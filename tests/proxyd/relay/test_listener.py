@@ -17,7 +17,8 @@ from proxyd.relay.channel import SocketLeg
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from tests.proxyd.relay.legs import leg_pair
 from tests.proxyd.relay.port_bench import a_bench
 from tests.proxyd.relay.stage import PONG_1, SHUT_0, SHUT_1, ScriptedRewriter, a_journal, a_route
