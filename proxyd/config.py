@@ -78,6 +78,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # The same while device state is held. The guest is stopped by then and QEMU writes the rest in one go, so silence
     # means that the end will not come, and every second of it is downtime.
     hold_idle_time_s: Seconds = 10.0
+    # The device state as a whole. The guest stands still meanwhile; the largest that may be held comes in this time at
+    # 1 MiB/s, which is slower than any migration network. Bounds who sends a byte now and then.
+    hold_time_s: Seconds = 60.0
     # One address of the destination; a host on the same network answers in milliseconds or not at all.
     connect_time_s: Seconds = 10.0
     # How long a drain lets migrations go on that have not reached their commit point. Past it there is no limit.
@@ -85,11 +88,19 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # From the start of a new process to its readiness, in an upgrade. It takes half a second, and some on a host that
     # is busy with migrations. A client of the control socket waits for 60 s.
     upgrade_time_s: Seconds = 30.0
-    # Concurrent connections of all routes; a migration with multifd has one for each channel. One host receives a
-    # handful of migrations at once; more is a storm or an attack. Each connection can take six file descriptors.
+    # Concurrent connections of migrations, all routes together; a migration with multifd has one for each channel. One
+    # host receives a handful of migrations at once; more is a storm or an attack. Each connection can take nine file
+    # descriptors.
     connections: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 1024
+    # Those that have not shown yet that they are migrations: they shake hands, say nothing, or have not ended their
+    # prologue. Apart from the others, so that whoever opens connections for nothing keeps no migration out. The 255
+    # multifd channels that one migration may have wait here for their main one, twice over.
+    silent_connections: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 512
     # Held until the vmdesc proves it. A typical arm64 guest has 0.2 to 5 MB, virtio-gpu can have tens.
     device_state_bytes: Count = MAX_DEVICE_STATE_BYTES
+    # The same for all migrations together. Room for 200 typical guests at the same moment; with what the connections'
+    # own buffers can take (3 MiB each, most of it the kernel's), below the 8 GiB of the packaged unit.
+    held_bytes: Count = 1 << 30
     # Sections of device state. The largest guests have a few hundred devices.
     sections: Count = MAX_SECTIONS
     # Registers in one vCPU's list. Linux 7.3 lists about 300 on the richest CPUs.

@@ -30,8 +30,10 @@ from proxyd.config import ConfigError
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import CLIENT_TIME_S, ControlServer
 from proxyd.descriptor_store import ServiceManagerStore
+from proxyd.descriptors import put_in_force
 from proxyd.endpoint import ListenEndpoint
 from proxyd.journal import Journal
+from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.operations import commands
 from proxyd.ports import CannotListen, Listening, Ports
@@ -42,7 +44,7 @@ from proxyd.relay.keeping import NAME_PREFIX
 from proxyd.relay.listener import Sessions
 from proxyd.relay.listening import InheritedSockets
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.rewriter import Phase
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
@@ -72,9 +74,11 @@ class Daemon:
         make_rewriter: RewriterFactory = rewriter_for,
         inherited: InheritedSockets | None = None,
         store: ServiceManagerStore | None = None,
+        lines: LineWriter | None = None,
         command: Sequence[str] = (),
         predecessor: tuple[Predecessor, Inheritance] | None = None,
     ) -> None:
+        self._lines = lines
         self._inherited = inherited or InheritedSockets({})
         self._store = store
         self.snapshot = snapshot
@@ -84,6 +88,8 @@ class Daemon:
         self._journal = journal or Journal()
         self._witnesses = Witnesses(self._journal)
         self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store, witness=self._witnesses)
+        put_in_force(snapshot.config.limits, self.sessions, self._around.held, self._journal)
+        self.metrics.watch_strangers(lambda: len(self.sessions.strangers))
         handed = None if predecessor is None else predecessor[1].sockets
         self.ports = Ports(self.sessions, self._around, self._inherited, handed)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
@@ -212,8 +218,8 @@ class Daemon:
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
         self.snapshot = snapshot
-        self.sessions.limit = snapshot.config.limits.connections
-        logs.configure(snapshot.config.log)
+        put_in_force(snapshot.config.limits, self.sessions, self._around.held, self._journal)
+        logs.configure(snapshot.config.log, self._lines)
         if replaced is not None:
             await trio.to_thread.run_sync(replaced.close)
 
@@ -236,8 +242,7 @@ class Daemon:
             self._journal.warning(remark)
 
     def _status(self) -> str:
-        count = len(self.ports)
-        return f"serving {count} route{'s' if count != 1 else ''}"
+        return f"serving {len(self.ports)} route{'' if len(self.ports) == 1 else 's'}"
 
     # Drain.
 

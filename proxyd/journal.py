@@ -2,7 +2,8 @@
 
 Standard ``logging`` does the work; this module adds two formatters and :class:`Journal`, which puts fields beside a
 message. Under systemd the text form carries the journal's priority prefix (sd-daemon(3)) and leaves out the time,
-which the journal has already.
+which the journal has already. The daemon's lines go through :mod:`proxyd.line_writer`, so that a standard error that
+is stuck stops no migration.
 
 What a stream says (machine names, idstrs) is foreign text. Both forms escape it, so that a stream cannot forge a line.
 """
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from formats.arm64.register_id import describe
 from proxyd.config import LogConfig, LogFormat
+from proxyd.line_writer import LineWriter
 
 if TYPE_CHECKING:
     from proxyd.rewrite.plan import Change, Notice, Plan, Refusal
@@ -105,19 +107,47 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(ordered)
 
 
-def configure(config: LogConfig, stream: TextIO | None = None, *, journald: bool | None = None) -> None:
+class _LineHandler(logging.Handler):
+    """Formats a record and leaves the line to a :class:`LineWriter`."""
+
+    def __init__(self, lines: LineWriter) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never waits. Errors are bugs of ours, and are the caller's."""
+        self._lines.put(self.format(record) + "\n")
+
+    def notice(self, count: int) -> str:
+        """The line that stands in for lines that were lost."""
+        number = "1 line was" if count == 1 else f"{count} lines were"
+        message = f"{number} lost here: whoever reads them stood still"
+        record = logging.LogRecord(LOGGER.name, logging.WARNING, __file__, 0, message, None, None)
+        record.fields = {"lost": count}
+        return self.format(record) + "\n"
+
+
+def configure(config: LogConfig, stream: TextIO | LineWriter | None = None, *, journald: bool | None = None) -> None:
     """Send proxyd's log lines to ``stream`` (default: standard error). Called again, it replaces what it set up.
 
     :param journald: whether the stream leads to the journal; by default ``JOURNAL_STREAM`` tells (systemd.exec(5)).
     """
     if journald is None:
         journald = _is_journal(os.environ.get("JOURNAL_STREAM", ""))
-    output = logging.StreamHandler(sys.stderr if stream is None else stream)
     is_json = config.format is LogFormat.JSON
-    output.setFormatter(JsonFormatter() if is_json else TextFormatter(journald=journald))
-    LOGGER.handlers[:] = [output]
-    LOGGER.setLevel(config.level.upper())
-    LOGGER.propagate = False
+    formatter = JsonFormatter() if is_json else TextFormatter(journald=journald)
+    output: logging.Handler
+    if isinstance(stream, LineWriter):
+        output = _LineHandler(stream)
+        stream.notice = output.notice
+    else:
+        output = logging.StreamHandler(sys.stderr if stream is None else stream)
+    output.setFormatter(formatter)
+    # trio's own, too: it tells of accept() that fails, and would write to standard error itself.
+    for logger in (LOGGER, logging.getLogger("trio")):
+        logger.handlers[:] = [output]
+        logger.setLevel(config.level.upper())
+        logger.propagate = False
 
 
 def write_plan(journal: Journal, plan: Plan) -> None:

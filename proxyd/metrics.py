@@ -10,14 +10,10 @@ Facts are counted where they become known, during a transfer and not at its end,
 from __future__ import annotations
 
 import platform
-import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from importlib.metadata import version
-from socketserver import ThreadingMixIn
-from threading import Thread
 from typing import TYPE_CHECKING, Final
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import (
     CollectorRegistry,
@@ -27,10 +23,8 @@ from prometheus_client import (
     Info,
     ProcessCollector,
     disable_created_metrics,
-    make_wsgi_app,
 )
 
-from proxyd.endpoint import Address
 from proxyd.rewrite.plan import Action
 from proxyd.rewrite.verdict import Verdict
 
@@ -81,8 +75,12 @@ class Metrics:
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
         for result in ("applied", "refused"):
             self._reloads.labels(result)
+        self._lost_lines = self._counter("proxyd_log_lines_lost", "Log lines that standard error did not take.")
         self._sessions = self._gauge(
             "proxyd_active_sessions", "Connections being served, by phase of the stream.", "route", "phase"
+        )
+        self._strangers = self._gauge(
+            "proxyd_silent_connections", "Connections that have not shown yet that they are migrations."
         )
         self._held = self._gauge("proxyd_held_bytes", "Bytes of streams held back at this moment.", "route")
         self._draining = self._gauge("proxyd_draining", "1 while the daemon drains, otherwise 0.")
@@ -136,12 +134,20 @@ class Metrics:
         """A reload was applied, or refused and changed nothing."""
         self._reloads.labels("applied" if applied else "refused").inc()
 
+    def count_lost_lines(self, count: int) -> None:
+        """Log lines that nobody will read. Called from any thread."""
+        self._lost_lines.inc(count)
+
     def move_session(self, route: str, before: str | None, after: str | None) -> None:
         """A session went from one phase to another; ``None`` is outside."""
         if before is not None:
             self._sessions.labels(route, before).dec()
         if after is not None:
             self._sessions.labels(route, after).inc()
+
+    def watch_strangers(self, count: Callable[[], int]) -> None:
+        """Ask for their number at each scrape, from another thread."""
+        self._strangers.set_function(count)
 
     def add_held(self, route: str, count: int) -> None:
         """Bytes held back, more (or, negative, fewer) than at the last call."""
@@ -190,63 +196,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    """wsgiref's server on a socket that listens already."""
-
-    daemon_threads = True
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock.getsockname(), _SilentHandler, bind_and_activate=False)
-        self.socket.close()
-        self.socket = sock
-        self.server_name, self.server_port = sock.getsockname()[:2]
-        self.setup_environ()
-
-
-class _SilentHandler(WSGIRequestHandler):
-    """Scrapes are no news."""
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-class MetricsServer:
-    """The HTTP listener that Prometheus scrapes, in a thread of its own.
-
-    A scrape reads numbers and takes the interpreter for some milliseconds. It never waits for a migration.
-
-    :param adopted: a socket that listens there already.
-    :raises OSError: the address cannot be bound.
-    """
-
-    def __init__(self, metrics: Metrics, listen: Address, adopted: socket.socket | None = None) -> None:
-        self.listen = listen
-        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-        sock = socket.socket(family) if adopted is None else adopted
-        try:
-            if adopted is None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((listen.host, listen.port))
-                sock.listen()
-        except OSError:
-            sock.close()
-            raise
-        # Two processes may accept on it during an upgrade, and the slower one must not wait for the next scrape.
-        sock.setblocking(False)
-        self._server = _Server(sock)
-        self._server.set_app(make_wsgi_app(metrics.registry))
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.address = Address(listen.host, self._server.server_port)
-
-    def fileno(self) -> int:
-        """The descriptor of the listening socket."""
-        return self._server.fileno()
-
-    def close(self) -> None:
-        """Stop answering. Blocks for as long as ``serve_forever`` polls (0.5 s), so call it from a thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -14,10 +14,10 @@ from typing import Any, Final
 import trio
 
 from proxyd.endpoint import Address, ListenEndpoint, UnixPath
-from proxyd.metrics import MetricsServer
+from proxyd.metrics_server import MetricsServer
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import HandedSockets, InheritedSockets, Listeners, listen_on
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.routes import Route
 from proxyd.snapshot import Snapshot
 from proxyd.successor import Successor

@@ -22,6 +22,7 @@ class SessionTimes:
     header_s: float
     idle_s: float
     hold_idle_s: float
+    hold_s: float
     connect_s: float
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from proxyd.config import ConfigError, LogConfig
 from proxyd.daemon import Daemon
 from proxyd.descriptor_store import ServiceManagerStore
 from proxyd.journal import Journal
+from proxyd.line_writer import LineWriter
 from proxyd.metrics import Metrics
 from proxyd.ports import CannotListen, Listening
 from proxyd.predecessor import Predecessor
@@ -45,6 +45,9 @@ EXIT_REFUSED: Final = 3
 EXIT_UNREACHABLE: Final = 4
 EXIT_BUG: Final = 70
 
+# The file descriptor, whatever sys.stderr is.
+STANDARD_ERROR: Final = 2
+
 
 def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None = None) -> int:
     """Run the daemon until a drain is over; ``proxyd serve``. Writes log lines to standard error.
@@ -59,23 +62,34 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
     inherited = InheritedSockets.from_environment(os.environ, os.getpid())
     predecessor = Predecessor.from_environment(os.environ)
     if predecessor is not None:
-        predecessor.detach()
-    _hide_memory()
+        predecessor.detach()  # it forks, so before there is a thread
+    with LineWriter(STANDARD_ERROR) as lines:
+        return _run(config_path, on_ready, lines, inherited, predecessor)
+
+
+def _run(
+    config_path: Path,
+    on_ready: Callable[[Listening], object] | None,
+    lines: LineWriter,
+    inherited: InheritedSockets,
+    predecessor: Predecessor | None,
+) -> int:
+    _hide_memory(lines)
     try:
         snapshot = Snapshot.build(configuration.load(config_path))
     except OSError as error:
         reason = f"{config_path}: cannot read the configuration: {error.strerror}"
-        return _give_up(inherited, predecessor, EXIT_UNREACHABLE, reason)
+        return _give_up(inherited, predecessor, lines, EXIT_UNREACHABLE, reason)
     except ConfigError as error:
-        return _give_up(inherited, predecessor, EXIT_BAD_INPUT, str(error))
-    logs.configure(snapshot.config.log)
+        return _give_up(inherited, predecessor, lines, EXIT_BAD_INPUT, str(error))
+    logs.configure(snapshot.config.log, lines)
     try:
-        trio.run(_serve, snapshot, on_ready, inherited, predecessor)
+        trio.run(_serve, snapshot, on_ready, inherited, predecessor, lines)
     except CannotListen as error:
-        sys.stderr.write(f"proxyd: {error}\n")
+        lines.put(f"proxyd: {error}\n")
         return EXIT_UNREACHABLE
     except (CannotTakeOver, LinkBroken) as error:
-        sys.stderr.write(f"proxyd: {error}\n")
+        lines.put(f"proxyd: {error}\n")
         return EXIT_REFUSED
     except Exception as error:  # noqa: BLE001 - a bug of ours gets its own exit code and a whole traceback
         Journal().error("a bug of proxyd's; please report it with these lines", exc_info=error)
@@ -83,22 +97,24 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
     return EXIT_DONE
 
 
-def _hide_memory() -> None:
+def _hide_memory(lines: LineWriter) -> None:
     """Buffers hold guests' memory: no core dumps, and no other process of the same user may look (prctl(2))."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (OSError, MemoryError, AttributeError) as error:
-        sys.stderr.write(f"proxyd: cannot hide its memory from other processes of its user: {error}\n")
+        lines.put(f"proxyd: cannot hide its memory from other processes of its user: {error}\n")
 
 
-def _give_up(inherited: InheritedSockets, predecessor: Predecessor | None, code: int, reason: str) -> int:
+def _give_up(
+    inherited: InheritedSockets, predecessor: Predecessor | None, lines: LineWriter, code: int, reason: str
+) -> int:
     """There is nothing to serve; but what another process has left must not be lost for that."""
-    sys.stderr.write(f"proxyd: {reason}\n")
+    lines.put(f"proxyd: {reason}\n")
     if predecessor is not None:
         predecessor.refuse(reason)
     kept = inherited.take(NAME_PREFIX)
     if kept:
-        logs.configure(LogConfig())
+        logs.configure(LogConfig(), lines)
         trio.run(_finish, kept, reason)
     return code
 
@@ -122,6 +138,7 @@ async def _serve(
     on_ready: Callable[[Listening], object] | None,
     inherited: InheritedSockets,
     predecessor: Predecessor | None,
+    lines: LineWriter,
 ) -> None:
     inheritance = None if predecessor is None else await predecessor.inherit()
     daemon = Daemon(
@@ -131,7 +148,9 @@ async def _serve(
         store=ServiceManagerStore.from_environment(os.environ),
         command=command_line(),
         predecessor=None if predecessor is None or inheritance is None else (predecessor, inheritance),
+        lines=lines,
     )
+    lines.tell_lost = daemon.metrics.count_lost_lines
     failure: CannotListen | CannotTakeOver | None = None
     async with trio.open_nursery() as nursery:
         # First of all, and whatever becomes of the rest: somebody waits for the end of these.

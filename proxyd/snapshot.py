@@ -88,6 +88,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             header_s=limits.header_time_s,
             idle_s=limits.idle_time_s,
             hold_idle_s=limits.hold_idle_time_s,
+            hold_s=limits.hold_time_s,
             connect_s=limits.connect_time_s,
         ),
         rehearsal=RehearsalService(config.rehearsal.socket, config.rehearsal.answer_time_s) if route.rehearse else None,

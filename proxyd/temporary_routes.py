@@ -21,7 +21,7 @@ from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.endpoint import ListenEndpoint
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import HandedSockets, InheritedSockets, listen_on
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.snapshot import one_more_route
 from proxyd.successor import Successor
 from proxyd.upgrade_link import TemporaryRoute

@@ -1,7 +1,8 @@
 """The daemon's end of the control socket.
 
 Clients are few and local, and each gets one answer. None of them can hold anything up: requests are bounded in size,
-clients in number and in time, and a client that does not read its answer is dropped.
+clients in number and in time, and a client that does not read its answer is dropped. When there are too many, the
+oldest that has not asked anything yet makes room.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class ControlServer:
         self._commands = commands
         self._journal = journal
         self._clients = 0
+        self._asking: dict[SocketLeg, None] = {}  # those whose request is not here yet, in the order of accept
         self._scope = trio.CancelScope()
         self._accepting = trio.CancelScope()
         self.ended = trio.Event()
@@ -70,7 +72,12 @@ class ControlServer:
             return  # gone already
         self._clients += 1
         try:
-            if self._clients > MAX_CLIENTS:
+            if self._clients > MAX_CLIENTS and self._asking:
+                oldest = next(iter(self._asking))
+                del self._asking[oldest]
+                oldest.close()  # its task sees that, and ends
+                await self._serve_client(leg)
+            elif self._clients > MAX_CLIENTS:
                 error = ControlError(ErrorKind.REFUSED, f"{MAX_CLIENTS} clients are being served, as many as may be")
                 await self._send(leg, write_answer(error))
             else:
@@ -82,7 +89,11 @@ class ControlServer:
             leg.close()
 
     async def _serve_client(self, leg: SocketLeg) -> None:
-        line = await self._receive(leg)
+        self._asking[leg] = None
+        try:
+            line = await self._receive(leg)
+        finally:
+            self._asking.pop(leg, None)
         if line is None:
             return
         try:

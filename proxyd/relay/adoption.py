@@ -147,6 +147,9 @@ class AdoptedMigration:
         """Nobody can: the guest may be running on the destination."""
         return False
 
+    def forget(self) -> None:
+        """There is nothing large to let go of."""
+
     async def run(self) -> Ending:
         """Carry it to its end.
 

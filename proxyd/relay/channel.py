@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from proxyd.endpoint import Address, Dialled, UnixPath
+from proxyd.relay.resolving import Resolver
 from proxyd.relay.transport import Buffer, BulkStream, hung_up
 
 # struct ucred (unix(7)): pid, uid, gid.
@@ -32,6 +33,9 @@ KEEPALIVE_PROBES: Final = 6
 
 # What a leg raises when it is gone: by its peer, or by our own close or abort in another task.
 GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+# The process's own: it bounds the threads in which names are looked up.
+RESOLVER: Final = Resolver()
 
 
 class Leg(Protocol):
@@ -163,7 +167,7 @@ async def _addresses(destination: Dialled, timeout_s: float) -> list[tuple[int, 
         return [(socket.AF_UNIX, destination.path, destination.path)]
     try:
         with trio.fail_after(timeout_s):
-            found = await trio.socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_STREAM)
+            found = await RESOLVER.look_up(destination.host, destination.port)
     except OSError as error:
         raise DestinationUnreachable(f"destination {destination}: the name does not resolve: {error}") from error
     except trio.TooSlowError:

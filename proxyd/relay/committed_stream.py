@@ -61,6 +61,9 @@ class CommittedStream:
         """Nothing is held."""
         return []
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def a_recovery() -> CommittedStream:
     """A postcopy that goes on."""

@@ -30,6 +30,9 @@ Buffer = bytes | memoryview
 PIPE_PHASES: Final = frozenset({Phase.RELEASED, Phase.OPAQUE})
 
 
+# Bytes of a prologue that are read at a time: some 1.5 ms of commands, and anybody may send them.
+PROLOGUE_STEP: Final = 1024
+
 _HELD: Final = frozenset({Phase.HOLDING, Phase.REHEARSING, Phase.RELEASED})
 
 
@@ -97,6 +100,9 @@ class Rewriter(Protocol):
     def finish(self) -> list[Buffer]:
         """What may be sent now that the source has closed."""
 
+    def close(self) -> None:
+        """Let go of what is held."""
+
 
 RewriterFactory = Callable[[Route], Rewriter]
 
@@ -117,13 +123,16 @@ class Release:
 class Intake:
     """One stream's rewriter, counted."""
 
-    def __init__(self, rewriter: Rewriter, route: str, metrics: Metrics) -> None:
+    def __init__(
+        self, rewriter: Rewriter, route: str, metrics: Metrics, holds: Callable[[int], object] = lambda _size: None
+    ) -> None:
         self.rewriter = rewriter
         self.released: Release | None = None
         self._route = route
         self._metrics = metrics
         self._sections: Counter[str] = Counter()
         self._held = 0
+        self._holds = holds  # hears how many bytes are held, whenever that changes
         self._phase: Phase | None = rewriter.phase
         self._hold_since: float | None = None
         self._rewrite_s = 0.0
@@ -133,6 +142,11 @@ class Intake:
     def is_pipe(self) -> bool:
         """Whether everything that comes passes from now on."""
         return self.rewriter.phase in PIPE_PHASES
+
+    @property
+    def held_for(self) -> float:
+        """Seconds since the first byte of device state that was held; 0 before."""
+        return 0.0 if self._hold_since is None else trio.current_time() - self._hold_since
 
     def feed(self, chunk: Buffer) -> list[Buffer]:
         """As the rewriter's. Raises what it raises."""
@@ -174,7 +188,9 @@ class Intake:
         if self._phase is not None:
             self._metrics.move_session(self._route, self._phase.value, None)
             self._metrics.add_held(self._route, -self._held)
+            self._holds(0)
             self._phase = None
+        self.rewriter.close()
 
     def _count(self) -> None:
         for kind, count in self.rewriter.sections.items():
@@ -185,6 +201,7 @@ class Intake:
         if held != self._held:
             self._metrics.add_held(self._route, held - self._held)
             self._held = held
+            self._holds(held)
         if self._phase is not None and self._phase is not self.rewriter.phase:
             self._metrics.move_session(self._route, self._phase.value, self.rewriter.phase.value)
             self._phase = self.rewriter.phase

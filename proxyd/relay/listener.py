@@ -1,7 +1,7 @@
 """Where connections come in: the listening sockets of a route, and the book of the sessions that they began.
 
-Decides only who may come in (``source_networks``, ``limits.connections``, the TLS handshake). What a connection is,
-its session finds out.
+Decides only who may come in (``source_networks``, ``limits.silent_connections`` and ``connections``, the TLS
+handshake). What a connection is, its session finds out.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import trio
 
+from proxyd.config import LimitsConfig
 from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.destination import NoDestination, destination_of
 from proxyd.relay.listening import Listeners
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.strangers import Stranger, Strangers
+from proxyd.relay.surroundings import Surroundings
 from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
 from proxyd.routes import Route
-from proxyd.tls import ServerTls
 
 # Ended migrations that ``proxyd status`` still shows, for whoever asks what became of one. The journal has all of them.
 RECENT: Final = 32
@@ -32,6 +35,9 @@ RECENT: Final = 32
 _NOT_WORTH_KEEPING: Final = frozenset(
     {Outcome.NOT_MIGRATION, Outcome.DELIVERED, Outcome.SOURCE_GONE, Outcome.DESTINATION_GONE}
 )
+
+# Port probes, and strangers that are displaced, come by the thousand; metrics count them.
+_ALL_DAY_LONG: Final = frozenset({Outcome.NOT_MIGRATION, Outcome.TOO_MANY_CONNECTIONS})
 
 
 class Session(Protocol):
@@ -54,16 +60,21 @@ class Session(Protocol):
     async def run(self) -> Ending:
         """Carry it to its end."""
 
+    def forget(self) -> None:
+        """It has ended, and its facts are known: let go of what is large."""
+
 
 class Sessions:
     """The sessions that are running.
 
-    :param limit: how many there may be at once (``limits.connections``); a reload changes it.
+    :param limit: how many of migrations there may be at once (``limits.connections``); a reload changes it.
+    :param silent_limit: how many connections that have not shown yet what they are (``limits.silent_connections``).
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, silent_limit: int = LimitsConfig().silent_connections) -> None:
         self.limit = limit
-        self.arriving = 0  # connections that shake hands
+        self.admitted = 0  # connections of migrations
+        self.strangers = Strangers(silent_limit)
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
         self._running: set[Session] = set()
         self._nobody = trio.Event()
@@ -75,10 +86,27 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._running)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the next connection is one too many."""
-        return len(self._running) + self.arriving >= self.limit
+    @contextmanager
+    def arrival(self, origin: str) -> Iterator[Stranger]:
+        """While a connection is here: a stranger, until :meth:`admit`."""
+        stranger = self.strangers.enter(origin)
+        try:
+            yield stranger
+        finally:
+            self.strangers.leave(stranger)
+            self.admitted -= stranger.admitted
+
+    def admit(self, stranger: Stranger) -> Ending | None:
+        """It has shown that it is a migration, or a channel of one. Returns why it may not be served."""
+        if stranger.ending is not None:
+            return stranger.ending
+        if self.admitted >= self.limit:
+            reason = f"{self.admitted} connections of migrations are served, as many as limits.connections accepts"
+            return Ending(Outcome.TOO_MANY_CONNECTIONS, reason)
+        self.strangers.leave(stranger)
+        stranger.admitted = True
+        self.admitted += 1
+        return None
 
     async def run(self, session: Session) -> Ending:
         """Run a session, and know of it while it runs."""
@@ -91,6 +119,7 @@ class Sessions:
                 self._keep(session, ending)
             return ending
         finally:
+            session.forget()
             self._running.discard(session)
             if not self._running:
                 self._nobody.set()
@@ -223,45 +252,49 @@ class RoutePort:
             self.migrated.set()
 
     async def _take(self, leg: SocketLeg, route: Route, accepted: int, guest: _Guest) -> None:
-        refusal = self._refusal(route, leg.host)
-        if refusal is None:
+        if not route.admits(leg.host):
+            networks = ", ".join(map(str, route.networks))
+            reason = f"expected a source in {networks} (source_networks), found {leg.host}"
+            self._turn_away(leg, route, Ending(Outcome.SOURCE_NOT_ALLOWED, reason))
+            return
+        with self._sessions.arrival(leg.origin) as stranger:
             try:
                 towards = destination_of(route, leg)
-                secured = leg if route.source_tls is None else await self._shake_hands(leg, route, route.source_tls)
+                secured = await self._secured(leg, route, stranger)
             except NoDestination as error:
-                refusal = Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
+                self._turn_away(leg, route, Ending(Outcome.DESTINATION_UNREACHABLE, str(error)))
+                return
             except HandshakeFailed as error:
-                refusal = Ending(Outcome.NOT_MIGRATION if error.silent else Outcome.TLS_FAILED, str(error))
-        if refusal is not None:
-            leg.abort()
-            self._turned_away(route, leg.peer, refusal)
-            return
-        guest.session = MigrationSession(secured, route, self._around, towards, accepted)
-        await self._sessions.run(guest.session)
+                failed = Ending(Outcome.NOT_MIGRATION if error.silent else Outcome.TLS_FAILED, str(error))
+                self._turn_away(leg, route, stranger.ending or failed)
+                return
+            session = MigrationSession(
+                secured, route, self._around, towards, accepted, lambda: self._sessions.admit(stranger)
+            )
+            guest.session = session
+            stranger.turn_away = session.abandon
+            stranger.spoke = lambda: session.spoke
+            await self._sessions.run(session)
 
-    async def _shake_hands(self, leg: SocketLeg, route: Route, tls: ServerTls) -> Leg:
-        """Raises :class:`HandshakeFailed`."""
-        self._sessions.arriving += 1
-        try:
-            with trio.move_on_after(route.times.header_s):
-                secured, identity = await accept_tls(leg, tls)
-                self._around.journal.debug("TLS", route=route.name, source=leg.peer, identity=identity)
-                return secured
-        finally:
-            self._sessions.arriving -= 1
+    async def _secured(self, leg: SocketLeg, route: Route, stranger: Stranger) -> Leg:
+        """The leg itself, or TLS on it. Raises :class:`HandshakeFailed`."""
+        tls = route.source_tls
+        if tls is None:
+            return leg
+        with trio.move_on_after(route.times.header_s) as scope:
+            stranger.turn_away = lambda _ending: scope.cancel()
+            secured, identity = await accept_tls(leg, tls)
+            if stranger.ending is not None:
+                secured.abort()
+                raise HandshakeFailed(stranger.ending.reason)
+            self._around.journal.debug("TLS", route=route.name, source=leg.peer, identity=identity)
+            return secured
         raise HandshakeFailed(f"no TLS handshake within {route.times.header_s:g} s (limits.header_time_s)")
 
-    def _turned_away(self, route: Route, peer: str, ending: Ending) -> None:
+    def _turn_away(self, leg: SocketLeg, route: Route, ending: Ending) -> None:
+        leg.abort()
         self._around.metrics.count_migration(route.metrics_label, ending.outcome.value)
-        tell = self._around.journal.debug if ending.outcome is Outcome.NOT_MIGRATION else self._around.journal.warning
-        tell(f"{ending.outcome.value}: {ending.reason}", outcome=ending.outcome.value, route=route.name, source=peer)
-
-    def _refusal(self, route: Route, host: str | None) -> Ending | None:
-        if not route.admits(host):
-            accepted = ", ".join(map(str, route.networks))
-            reason = f"expected a source in {accepted} (source_networks), found {host}"
-            return Ending(Outcome.SOURCE_NOT_ALLOWED, reason)
-        if self._sessions.is_full:
-            reason = f"{len(self._sessions)} connections are served, as many as limits.connections accepts"
-            return Ending(Outcome.TOO_MANY_CONNECTIONS, reason)
-        return None
+        quiet = ending.outcome in _ALL_DAY_LONG
+        tell = self._around.journal.debug if quiet else self._around.journal.warning
+        fields = {"outcome": ending.outcome.value, "route": route.name, "source": leg.peer}
+        tell(f"{ending.outcome.value}: {ending.reason}", **fields)

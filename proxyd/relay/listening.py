@@ -14,8 +14,9 @@ import trio
 from proxyd.endpoint import Address, InheritedSocket, ListenEndpoint, PortRange, UnixPath
 from proxyd.relay.transport import bound_receive_queue
 
-# A source connects once per channel; a burst of this many within one turn of the event loop is no migration.
-BACKLOG: Final = 512
+# Whoever finds no place in the kernel's queue tries again after a second, so a crowd must not fill it before it is
+# looked at: that takes a second at 4000 connections a second. net.core.somaxconn may allow fewer.
+BACKLOG: Final = 4096
 
 # Who may migrate through a UNIX socket: proxyd's user and group, as QEMU's own is theirs.
 UNIX_MODE: Final = 0o660

@@ -13,7 +13,6 @@ Every refusal is RST, not FIN: after a FIN the source would go on sending.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -21,45 +20,27 @@ import trio
 from formats.channel import MULTIFD_INIT_BYTES, ChannelKind, MultifdInit
 from formats.errors import FormatError
 from proxyd.endpoint import Dialled
-from proxyd.journal import Journal
-from proxyd.metrics import Direction, Metrics
-from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
+from proxyd.metrics import Direction
+from proxyd.relay.channel import GONE, DestinationUnreachable, Leg
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.committed_stream import a_recovery
 from proxyd.relay.destination import fixed_destination
-from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
+from proxyd.relay.dialling import dial_destination, watched
 from proxyd.relay.greeting import Greeting
-from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
-from proxyd.relay.keeping import DescriptorStore, Keeper, carried
-from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
+from proxyd.relay.intake import PROLOGUE_STEP, Buffer, Intake, ending_of
+from proxyd.relay.keeping import Keeper, carried
+from proxyd.relay.migration import Key, Migration, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.patience import idle_allowance, idle_expired, main_missing
 from proxyd.relay.pump import plain_pipes
-from proxyd.relay.record import SessionRecord, Witness
-from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
+from proxyd.relay.record import SessionRecord
+from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
-from proxyd.relay.tls_leg import connect_tls
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.freshness import StaleDescription
-from proxyd.rewrite.rewriter import Phase, RewriteRefused
+from proxyd.rewrite.rewriter import RewriteRefused
 from proxyd.routes import RehearsalService, Route
-
-# Of a route, a migration's id and its source.
-WitnessFactory = Callable[[Route, str, str], Witness]
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all sessions of a daemon share. Tests put a scripted rewriter and legs in memory here."""
-
-    metrics: Metrics
-    journal: Journal
-    make_rewriter: RewriterFactory = rewriter_for
-    dialler: Dialler = dial
-    make_rehearser: RehearserFactory = ServiceRehearser
-    secure: Securer = connect_tls
-    migrations: Migrations = field(default_factory=Migrations)
-    store: DescriptorStore | None = None
-    witness: WitnessFactory | None = None
 
 
 class MigrationSession:
@@ -67,6 +48,7 @@ class MigrationSession:
 
     :param towards: where it leads, for a route whose connections do not all lead to the same place.
     :param accepted: its place in the order of accept, for a connection that had to shake hands first.
+    :param admit: called once it has shown that it is a migration, or one's channel; returns why it may not go on.
     """
 
     def __init__(
@@ -76,8 +58,10 @@ class MigrationSession:
         around: Surroundings,
         towards: Dialled | None = None,
         accepted: int | None = None,
+        admit: Callable[[], Ending | None] = lambda: None,
     ) -> None:
         self.route = route
+        self._admit = admit
         self.record = SessionRecord(
             route.name, source.peer, around.metrics, around.journal, route.host_file, label=route.metrics_label
         )
@@ -100,6 +84,11 @@ class MigrationSession:
     def committed(self) -> bool:
         """Whether the guest may be running on the destination already."""
         return self._guard.committed
+
+    @property
+    def spoke(self) -> bool:
+        """Whether the source has said anything."""
+        return bool(self._greeting.first)
 
     @property
     def is_main(self) -> bool:
@@ -130,6 +119,11 @@ class MigrationSession:
             "bytes_to_source": self.record.relayed_bytes(Direction.TO_SOURCE),
             "seconds": round(trio.current_time() - self._began, 3),
         }
+
+    def forget(self) -> None:
+        """It has ended: let go of the stream's state. Sessions are in cycles of references, collected late."""
+        self._intake = None
+        self._guard.allow_any_time()
 
     def abandon(self, ending: Ending) -> bool:
         """End the session with both sides reset, unless it is committed. Says whether it could."""
@@ -196,11 +190,14 @@ class MigrationSession:
         self._keep(migration)
         if around.witness is not None:
             self.record.witness = around.witness(self.route, self.record.id, self._source.peer)
-        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics)
+        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics, self._holds)
         self._intake = intake
         buffers = await self._prologue(intake, first)
         if isinstance(buffers, Ending):
             return buffers
+        refusal = self._admit()
+        if refusal is not None:
+            return refusal
         if intake.rewriter.postcopy_advised:
             migration.preempt.advise(intake.rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
@@ -212,7 +209,8 @@ class MigrationSession:
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, intake)
-        self._guard.allow(lambda: self._idle_allowance(intake), lambda: self._idle_expired(intake))
+        times = self.route.times
+        self._guard.allow(lambda: idle_allowance(times, intake), lambda: idle_expired(times, intake))
         return await self._relay_main(intake, migration, buffers)
 
     async def _carry_recovery(self, first: bytes) -> Ending:
@@ -223,6 +221,9 @@ class MigrationSession:
         migration.preempt.recover()
         intake = Intake(a_recovery(), self.route.metrics_label, self._around.metrics)
         self._intake = intake
+        refusal = self._admit()
+        if refusal is not None:
+            return refusal
         try:
             self._destination = await self._dial()
         except DestinationUnreachable as error:
@@ -282,15 +283,19 @@ class MigrationSession:
         """Feed the rewriter until it lets the first bytes go."""
         while True:
             try:
-                buffers = intake.feed(chunk) if chunk else intake.finish()
+                buffers = intake.feed(chunk[:PROLOGUE_STEP]) if chunk else intake.finish()
+                chunk = chunk[PROLOGUE_STEP:]
+                if buffers:
+                    return buffers + intake.feed(chunk) if chunk else buffers
             except (FormatError, RewriteRefused) as error:
                 if isinstance(error, RewriteRefused):
                     self.record.refused(error)
                 elif not chunk:
                     return Ending(Outcome.SOURCE_GONE, f"the source closed the connection: {error}")
                 return ending_of(error)
-            if buffers:
-                return buffers
+            if chunk:
+                await trio.lowlevel.checkpoint()
+                continue
             try:
                 chunk = await self._source.receive_some()
             except trio.BrokenResourceError as error:
@@ -301,22 +306,8 @@ class MigrationSession:
         reason = f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), {count} bytes came"
         return Ending(Outcome.LIMIT, reason)
 
-    def _idle_allowance(self, intake: Intake) -> float:
-        times = self.route.times
-        return times.hold_idle_s if intake.rewriter.phase is Phase.HOLDING else times.idle_s
-
-    def _idle_expired(self, intake: Intake) -> Ending:
-        rewriter = intake.rewriter
-        seconds = f"nothing moved for {self._idle_allowance(intake):g} s"
-        if rewriter.phase is not Phase.HOLDING:
-            return Ending(Outcome.LIMIT, f"{seconds} (limits.idle_time_s) while waiting for {rewriter.waiting_for}")
-        held = f"{seconds} (limits.hold_idle_time_s) with {rewriter.held_bytes} bytes of device state held"
-        try:
-            rewriter.finish()
-        except FormatError as error:
-            # Nothing more will come: what is there is the stream, and this is what is wrong with it.
-            return Ending(Outcome.BAD_STREAM, f"{held}: {error}")
-        return Ending(Outcome.LIMIT, held)
+    def _holds(self, size: int) -> None:
+        self._around.held.change(self._source.origin, self.abandon, size)
 
     # Another channel.
 
@@ -331,7 +322,8 @@ class MigrationSession:
             if kind is ChannelKind.MULTIFD:
                 init = MultifdInit.parse(first)
                 name = f"multifd channel {init.number}"
-                self._guard.allow(lambda: self.route.times.header_s, self._main_missing)
+                times, origin = self.route.times, self._source.origin
+                self._guard.allow(lambda: times.header_s, lambda: main_missing(times, origin))
                 migration = await self._around.migrations.find(self._key, self._accepted, init.uuid, self._guard)
             else:
                 expected = self._around.migrations.find_for_unknown(self._key, self._accepted, self._arrived)
@@ -344,6 +336,12 @@ class MigrationSession:
         except TooManyChannels as error:
             return Ending(Outcome.TOO_MANY_CONNECTIONS, str(error))
         self.record.joins(migration.id, name, kind.value)
+        refusal = self._admit()
+        if refusal is not None:
+            # The migration would wait for this channel for ever.
+            migration.end_turn(self._accepted)
+            migration.channel_lost(refusal)
+            return refusal
         self._guard.allow_any_time()  # its main channel keeps the time
         try:
             await migration.wait_turn(self._accepted)
@@ -385,10 +383,3 @@ class MigrationSession:
             # A connection is reset when nobody has it any more.
             migration.keeper.end()
         return last
-
-    def _main_missing(self) -> Ending:
-        reason = (
-            f"a multifd channel came, and no main channel (5145564d, QEVM) from {self._source.origin} within "
-            f"{self.route.times.header_s:g} s (limits.header_time_s)"
-        )
-        return Ending(Outcome.LIMIT, reason)

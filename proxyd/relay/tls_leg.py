@@ -190,6 +190,7 @@ class TlsLeg(Leg):
 
     def close(self) -> None:
         """See :class:`~proxyd.relay.channel.Leg`."""
+        self._buffer = bytearray()  # whoever still knows this leg must not keep that
         if self._ssl.fileno() >= 0:
             trio.lowlevel.notify_closing(self._ssl)
             self._ssl.close()

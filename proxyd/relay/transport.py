@@ -32,6 +32,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 # memory) is paid once per chunk: 1 MiB takes a tenth more CPU per byte, 256 KiB two thirds more.
 RECEIVE_BYTES: Final = 2 << 20
 
+# The buffer for the first chunks. It grows fourfold whenever one fills it: Python writes zeros into all of a new
+# buffer, so each connection that never sends much would have 2 MiB of memory.
+FIRST_RECEIVE_BYTES: Final = 64 << 10
+
 # Asked of SO_RCVBUF; Linux doubles it for its own overhead, and about 1.9 MiB of stream fit. Left alone, autotuning
 # grows to tcp_rmem's maximum: 11 MiB were parked before a slow destination. Half of this costs twice the CPU.
 RECEIVE_QUEUE_BYTES: Final = 1 << 20
@@ -68,6 +72,7 @@ class BulkStream(trio.abc.HalfCloseableStream):
         sock.setblocking(False)
         self._socket = sock
         self._buffer = bytearray()
+        self._buffer_bytes = FIRST_RECEIVE_BYTES
         self._sending = False
         self._receiving = False
         self._eof_sent = False
@@ -130,10 +135,12 @@ class BulkStream(trio.abc.HalfCloseableStream):
 
         Other tasks get their turn only if there is nothing yet: the send that follows is a checkpoint in any case.
         """
-        if len(self._buffer) != RECEIVE_BYTES or _is_viewed(self._buffer):
-            self._buffer = bytearray(RECEIVE_BYTES)
+        if len(self._buffer) != self._buffer_bytes or _is_viewed(self._buffer):
+            self._buffer = bytearray(self._buffer_bytes)
         buffer = self._buffer
         size, _ = await self._receive(self._socket.recv_into, buffer)
+        if size == self._buffer_bytes < RECEIVE_BYTES:
+            self._buffer_bytes = min(4 * size, RECEIVE_BYTES)
         return memoryview(buffer)[:size].toreadonly()
 
     async def _receive(self, attempt: Callable[[A], T], argument: A) -> tuple[T, bool]:
@@ -287,6 +294,8 @@ class BulkStream(trio.abc.HalfCloseableStream):
         self._close()
 
     def _close(self) -> None:
+        # Whoever still knows this stream must not keep that: sessions are in cycles, and are collected late.
+        self._buffer = bytearray()
         if self._socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self._socket)  # wakes tasks that wait here, with ClosedResourceError
             self._socket.close()

@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from proxyd.rewrite.plan import Plan
     from proxyd.rewrite.rehearsal import Rehearsal
 
-# The prologue is held. QEMU's has 60 to 200 bytes: header, configuration, one or two commands.
-MAX_PROLOGUE_BYTES: Final = 64 << 10
+# The prologue is held. QEMU's has 60 to 200 bytes: header, configuration, one or two commands; one with the names of
+# all capabilities and the longest machine type has less than 2 KiB. Reading commands takes 13 us each, from anybody
+# who connects.
+MAX_PROLOGUE_BYTES: Final = 8 << 10
 
 _KINDS: Final = {SectionType.START: "start", SectionType.PART: "part", SectionType.END: "end"}
 
@@ -195,6 +197,13 @@ class StreamRewriter:
         if not self._blind():
             self._parser.finish()
         return []
+
+    def close(self) -> None:
+        """It is over, one way or another: let go of what is held, which is large. It is only to be asked facts then."""
+        self._parser.close()
+        self._ready.clear()
+        self._prologue.clear()
+        self._prologue_bytes = 0
 
     def _take(self, event: events.Event, out: list[Buffer]) -> None:
         match event:

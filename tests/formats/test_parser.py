@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 
 import pytest
 
@@ -334,3 +336,28 @@ def test_bytes_behind_the_vmdesc() -> None:
     list(parser.feed(wire))
     with pytest.raises(SchemaMismatch, match=r"end of the stream expected behind the vmdesc, found more bytes$"):
         list(parser.feed(b"a"))
+
+
+def test_a_closed_parser_lets_go_of_what_it_held_at_once() -> None:
+    """Not when Python happens to look for cycles of references."""
+    gc.disable()
+    try:
+        parser = StreamParser()
+        list(parser.feed(b.MAGIC + b.configuration() + b.ram() + b.Device(b"device", bytes(1000)).wire(9)))
+        assert parser.held_bytes > 1000
+        kept = weakref.ref(parser)
+        parser.close()
+        assert parser.held_bytes == 0
+        del parser
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+def test_a_closed_parser_is_dead() -> None:
+    parser = StreamParser()
+    parser.close()
+    with pytest.raises(TruncatedStream, match="the parser was closed"):
+        parser.finish()
+    with pytest.raises(TruncatedStream, match="the parser was closed"):
+        list(parser.feed(b"x"))

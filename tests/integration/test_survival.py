@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,8 +59,12 @@ class Host:
         accepted.settimeout(60)
         return accepted
 
-    def log(self) -> str:
-        return self.manager.log.read_text()
+    def tells(self, text: str) -> None:
+        """Until its log has this; a thread writes it."""
+        deadline = time.monotonic() + 60
+        while text not in self.manager.log.read_text():
+            assert time.monotonic() < deadline, f"{text!r} expected in the log:\n{self.manager.log.read_text()}"
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.manager.close()
@@ -127,8 +132,8 @@ def test_killed_while_it_delivers_the_device_state(share: float, host: Host) -> 
     assert got + read_exactly(destination, len(wire) - at) == wire
     thread.join()
     finish(host, source, destination)
-    assert "a migration past its commit point is taken up again" in host.log()
-    assert "completed: the destination said SHUT(0)" in host.log()
+    host.tells("a migration past its commit point is taken up again")
+    host.tells("completed: the destination said SHUT(0)")
 
 
 def test_killed_again_and_again(host: Host) -> None:
@@ -167,7 +172,7 @@ def test_killed_before_the_verdict_has_all_come(said: int, host: Host) -> None:
     assert source.recv(1) == b""
     source.close()
     host.manager.wait_for(lambda: not host.manager.stored, "an empty store")
-    assert "completed: the destination said SHUT(0)" in host.log()
+    host.tells("completed: the destination said SHUT(0)")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
@@ -213,7 +218,7 @@ def test_a_wrong_configuration_does_not_lose_what_was_left(host: Host) -> None:
     thread.join()
     finish(host, source, destination)
     host.manager.wait_for(lambda: host.manager.starts > 2 or host.manager.exit_status is not None, "its end")
-    assert "expected at least one [[route]] table" in host.log()
+    host.tells("expected at least one [[route]] table")
 
 
 def test_a_source_that_dies_meanwhile_does_not_stop_the_delivery(host: Host) -> None:
@@ -231,7 +236,7 @@ def test_a_source_that_dies_meanwhile_does_not_stop_the_delivery(host: Host) -> 
     destination.sendall(SHUT_0)
     destination.close()
     host.manager.wait_for(lambda: not host.manager.stored, "an empty store")
-    assert "completed: the destination said SHUT(0)" in host.log()
+    host.tells("completed: the destination said SHUT(0)")
 
 
 def test_multifd_channels_live_on(host: Host) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -37,9 +38,11 @@ from tests.proxyd.relay.wires import (
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    loggers = (LOGGER, logging.getLogger("trio"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
+    for logger, was in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = was
 
 
 class RecordingNotifier(ServiceNotifier):

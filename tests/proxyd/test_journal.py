@@ -15,6 +15,7 @@ import pytest
 from proxyd import journal as logs
 from proxyd.config import LogConfig, LogFormat, LogLevel
 from proxyd.journal import LOGGER, Journal
+from proxyd.line_writer import LineWriter
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
 from proxyd.rewrite.verdict import Verdict
 from tests.proxyd.relay.stage import REMOVED, TCR2_EL1, a_journal
@@ -23,9 +24,11 @@ from tests.proxyd.relay.stage import REMOVED, TCR2_EL1, a_journal
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
     """Put the logger back: others configure it too."""
-    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    loggers = (LOGGER, logging.getLogger("trio"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     yield
-    LOGGER.handlers[:], LOGGER.level, LOGGER.propagate = before
+    for logger, was in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = was
 
 
 def written(
@@ -160,6 +163,28 @@ def test_a_record_of_somebody_else_s_is_written_too() -> None:
     _, stream = written(journald=True)
     logging.getLogger("proxyd.other").log(logging.CRITICAL, "hello")
     assert stream.getvalue() == "<6>hello\n"
+
+
+@pytest.mark.parametrize("form", [LogFormat.TEXT, LogFormat.JSON])
+def test_the_daemon_s_lines_go_through_a_queue(form: LogFormat) -> None:
+    read, write = os.pipe()
+    with os.fdopen(read) as reader:
+        with LineWriter(write) as lines:
+            logs.configure(LogConfig(format=form), lines, journald=True)
+            Journal().info("hello")
+            logging.getLogger("trio").warning("of trio's")
+            notices = [lines.notice(1), lines.notice(12)]
+        os.close(write)
+        written = reader.read().splitlines()
+    if form is LogFormat.TEXT:
+        assert written == ["<6>hello", "<4>of trio's"]
+        assert notices == [
+            "<4>1 line was lost here: whoever reads them stood still lost=1\n",
+            "<4>12 lines were lost here: whoever reads them stood still lost=12\n",
+        ]
+    else:
+        assert [json.loads(line)["message"] for line in written] == ["hello", "of trio's"]
+        assert json.loads(notices[1])["lost"] == 12
 
 
 # Plans.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxyd.endpoint import Address
-from proxyd.metrics import Direction, Metrics, MetricsServer
+from proxyd.metrics import Direction, Metrics
 from proxyd.relay.outcome import Outcome
 from proxyd.rewrite.plan import Outcome as PlanOutcome
 from proxyd.rewrite.plan import Plan
@@ -41,6 +39,8 @@ def test_each_fact_has_its_metric(metrics: Metrics) -> None:
     metrics.count_reload(applied=False)
     assert value(metrics, "proxyd_reloads_total", result="applied") == 1
     assert value(metrics, "proxyd_reloads_total", result="refused") == 1
+    metrics.count_lost_lines(3)
+    assert value(metrics, "proxyd_log_lines_lost_total") == 3
     metrics.move_session("lab", None, "prologue")
     metrics.move_session("lab", "prologue", "memory")
     assert value(metrics, "proxyd_active_sessions", phase="prologue") == 0
@@ -53,6 +53,8 @@ def test_each_fact_has_its_metric(metrics: Metrics) -> None:
     metrics.observe_release("lab", hold_s=0.3, rewrite_s=0.02)
     assert value(metrics, "proxyd_hold_seconds_sum", route="lab") == 0.3
     assert value(metrics, "proxyd_rewrite_seconds_bucket", route="lab", le="0.025") == 1
+    metrics.watch_strangers(lambda: 4)
+    assert value(metrics, "proxyd_silent_connections") == 4
     metrics.set_draining(draining=True)
     assert value(metrics, "proxyd_draining") == 1
     metrics.set_loaded(1e9)
@@ -81,28 +83,6 @@ def test_two_daemons_in_one_process_do_not_share(metrics: Metrics) -> None:
 def test_memory_and_open_files_of_the_process_are_there(metrics: Metrics) -> None:
     assert value(metrics, "process_resident_memory_bytes") > 0
     assert value(metrics, "process_open_fds") > 0
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_the_server_answers_until_it_is_closed(metrics: Metrics, host: str) -> None:
-    server = MetricsServer(metrics, Address(host, 0))
-    try:
-        assert server.address.port != 0
-        with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as answer:
-            assert b"proxyd_build_info" in answer.read()
-    finally:
-        server.close()
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10)
-
-
-def test_a_taken_address_is_an_oserror(metrics: Metrics) -> None:
-    server = MetricsServer(metrics, Address("127.0.0.1", 0))
-    try:
-        with pytest.raises(OSError, match="in use"):
-            MetricsServer(metrics, server.address)
-    finally:
-        server.close()
 
 
 def test_the_manual_has_every_metric_and_no_other(metrics: Metrics) -> None:

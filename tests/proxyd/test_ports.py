@@ -11,7 +11,7 @@ from proxyd.metrics import Metrics
 from proxyd.ports import CannotListen, Ports
 from proxyd.relay.listener import Sessions
 from proxyd.relay.listening import InheritedSockets
-from proxyd.relay.session import Surroundings
+from proxyd.relay.surroundings import Surroundings
 from proxyd.snapshot import Snapshot
 from tests.proxyd.relay.stage import a_journal
 from tests.proxyd.relay.wires import Door, a_closed_port, a_door, connect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 import socket
@@ -30,30 +29,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "config.toml"
 
 
-def test_serving_a_bad_configuration_is_exit_1(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_a_bad_configuration_is_exit_1(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path.write_text("colour = 1")
     assert serve(path) == 1
-    assert capsys.readouterr().err == (
+    assert capfd.readouterr().err == (
         f"proxyd: {path}: colour: unknown key "
         "(accepted here: metrics, log, limits, rehearsal, control, recorder, audit, route)\n"
     )
 
 
-def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_a_configuration_that_is_not_there_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert serve(path) == 4
-    assert capsys.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
+    assert capfd.readouterr().err == (f"proxyd: {path}: cannot read the configuration: No such file or directory\n")
 
 
-def test_serving_on_a_taken_port_is_exit_4(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serving_on_a_taken_port_is_exit_4(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         path.write_text(text(route("lab", 1, port)))
         assert serve(path) == 4
-    assert f"proxyd: route lab: cannot listen on 127.0.0.1:{port}: Address already in use\n" in capsys.readouterr().err
+    assert f"proxyd: route lab: cannot listen on 127.0.0.1:{port}: Address already in use\n" in capfd.readouterr().err
 
 
 def test_a_bug_is_exit_70_with_a_traceback(
-    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Daemon) -> str:
         raise ZeroDivisionError("a bug")
@@ -61,7 +60,7 @@ def test_a_bug_is_exit_70_with_a_traceback(
     monkeypatch.setattr(Daemon, "_status", broken)
     path.write_text(text(route("lab", 1)))
     assert serve(path) == 70
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "a bug of proxyd's; please report it with these lines" in err
     assert "ZeroDivisionError: a bug" in err
 
@@ -87,12 +86,12 @@ def old_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
 
 
 def test_a_process_whose_predecessor_is_gone_is_exit_3(
-    path: Path, capsys: pytest.CaptureFixture[str], old_end: socket.socket
+    path: Path, capfd: pytest.CaptureFixture[str], old_end: socket.socket
 ) -> None:
     path.write_text(text(route("lab", 1)))
     old_end.close()
     assert serve(path) == 3
-    assert capsys.readouterr().err == "proxyd: the other process has ended\n"
+    assert capfd.readouterr().err == "proxyd: the other process has ended\n"
 
 
 def test_a_process_that_cannot_take_over_says_why_to_its_predecessor(path: Path, old_end: socket.socket) -> None:
@@ -102,16 +101,16 @@ def test_a_process_that_cannot_take_over_says_why_to_its_predecessor(path: Path,
     assert serve(path.with_name("nothing.toml")) == 4
 
 
-def test_a_host_without_prctl_is_told_of(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = io.StringIO()
-    monkeypatch.setattr(service.sys, "stderr", told)
+def test_a_host_without_prctl_is_told_of(
+    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service.ctypes, "CDLL", lambda _name: object())
     path.write_text("")
     assert serve(path) == 1
-    assert "cannot hide its memory from other processes of its user" in told.getvalue()
+    assert "cannot hide its memory from other processes of its user" in capfd.readouterr().err
 
 
-def test_signals_reload_and_drain(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_signals_reload_and_drain(path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In the main thread, with real signals."""
     path.write_text(text(route("lab", 1)))
     seen: list[Listening] = []
@@ -123,7 +122,7 @@ def test_signals_reload_and_drain(path: Path, capsys: pytest.CaptureFixture[str]
 
     assert serve(path, on_ready=on_ready) == 0
     assert seen[0].routes["lab"].port != 0
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert "reloaded" in err
     assert err.rstrip().endswith("drained")
 

@@ -69,7 +69,7 @@ def test_a_snapshot_has_everything_that_sessions_need(tmp_path: Path) -> None:
         Address("127.0.0.1", 4444),
         Address("127.0.0.1", 4445),
     )
-    assert route.times == SessionTimes(header_s=1, idle_s=2, hold_idle_s=2.5, connect_s=3)
+    assert route.times == SessionTimes(header_s=1, idle_s=2, hold_idle_s=2.5, hold_s=60, connect_s=3)
     assert route.stream_limits == StreamLimits(device_state_bytes=4, sections=5, cpregs=6, name_bytes=7)
     assert route.policy.destination.host.name == "dst"
     assert len(route.policy.destination.profile.rules) == 1

@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_is_told_and_nothing_else_happens(tmp_path: Path) ->
 def test_a_log_that_cannot_be_opened_changes_nothing(tmp_path: Path) -> None:
     office = Office(tmp_path)
     office.config = Config(audit=AuditConfig(file="no/such/audit"), path=tmp_path / "config.toml")
-    with pytest.raises(CannotListen, match="audit.file: cannot open no/such/audit: No such file"):
+    with pytest.raises(CannotListen, match=r"audit\.file: cannot open no/such/audit: No such file"):
         office.configure()
     rewriter, _ = carried(b.stream())
     office.witnesses(a_route(), "abc", "a").ended(rewriter, DONE)

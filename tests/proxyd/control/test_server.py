@@ -130,6 +130,20 @@ async def test_a_client_that_says_nothing_is_dropped_in_time(tmp_path: Path, mon
         assert await stream.receive_some() == b""
 
 
+async def test_clients_that_ask_nothing_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_CLIENTS", 2)
+    async with a_server(tmp_path) as (path, _):
+        silent = [await trio.open_unix_socket(path) for _ in range(2)]
+        await silent[0].send_all(b'{"version"')
+        await wait_all_tasks_blocked(0.01)
+        assert await asked(path, a_request("echo", a=1)) == {"version": 1, "result": {"echo": {"a": 1}}}
+        assert await _to_the_end(silent[0]) == b"", "the oldest, which had not asked all of it"
+        await silent[1].send_all(a_request("echo", b=2))
+        assert json.loads(await _to_the_end(silent[1])) == {"version": 1, "result": {"echo": {"b": 2}}}
+        for one in silent:
+            await one.aclose()
+
+
 async def test_there_is_a_limit_to_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "MAX_CLIENTS", 1)
     async with a_server(tmp_path) as (path, _):

@@ -10,8 +10,9 @@ import trio
 from proxyd.endpoint import Dialled
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable
-from proxyd.relay.outcome import Ending
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
 from tests.proxyd.relay.stage import ScriptedRewriter, a_journal, a_route
 
@@ -27,6 +28,7 @@ class Scene:
         self.rewriters: list[ScriptedRewriter] = []
         self.refuse_after: int | None = None
         self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
+        self.places = 100  # for connections of migrations
         self.may_connect = trio.Event()
         self.may_connect.set()
         self._around = Surroundings(self.metrics, journal, lambda _route: self._rewriter(), self._dial)
@@ -58,13 +60,17 @@ class Scene:
         leg.peer = f"{host}:1000"
         leg.origin = host
         self.legs.append(source)
-        session = MigrationSession(leg, a_route(), self._around)
+        session = MigrationSession(leg, a_route(), self._around, admit=self._admit)
 
         async def run() -> None:
             self.endings[name] = await session.run()
 
         self._nursery.start_soon(run)
         return source
+
+    def _admit(self) -> Ending | None:
+        self.places -= 1
+        return None if self.places >= 0 else Ending(Outcome.TOO_MANY_CONNECTIONS, "no place is left")
 
     async def accepted(self) -> MemoryLeg:
         """The next connection at the destination."""

@@ -30,7 +30,8 @@ from proxyd.journal import Journal
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import DestinationUnreachable
 from proxyd.relay.outcome import Ending
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
@@ -75,6 +76,7 @@ class ScriptedRewriter:
         self.postcopy_advised = False
         self.switched = False
         self.forced: str | None = None
+        self.closed = False
         self._held = b""
 
     @property
@@ -96,6 +98,9 @@ class ScriptedRewriter:
             raise RewriteRefused(str(refusals[0]), refusals)
         self._release(out := [])
         return out
+
+    def close(self) -> None:
+        self.closed = True
 
     def finish(self) -> list[bytes | memoryview]:
         if self.phase is Phase.OPAQUE:
@@ -177,6 +182,7 @@ def a_route(
     header_s: float = 30,
     idle_s: float = 300,
     hold_idle_s: float = 10,
+    hold_s: float = 60,
     connect_s: float = 10,
     networks: tuple[Any, ...] = (),
     rehearsal: RehearsalService | None = None,
@@ -188,7 +194,9 @@ def a_route(
         networks=networks,
         policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin()),
         stream_limits=StreamLimits(),
-        times=SessionTimes(header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, connect_s=connect_s),
+        times=SessionTimes(
+            header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, hold_s=hold_s, connect_s=connect_s
+        ),
         rehearsal=rehearsal,
     )
 

@@ -13,24 +13,21 @@ from trio.testing import MockClock
 from proxyd.endpoint import Address
 from proxyd.relay import channel
 from proxyd.relay.channel import DestinationUnreachable, Leg, SocketLeg, dial
+from proxyd.relay.resolving import Found, Resolver
 from tests.proxyd.relay.wires import a_closed_port, a_door, connect, read_exactly, read_to_fin, read_to_rst, reset
 
-Lookup = list[tuple[int, int, int, str, tuple[object, ...]]]
 
-
-class FakeResolver(trio.abc.HostnameResolver):
+class FakeResolver(Resolver):
     """Resolves every name to the addresses it was given."""
 
     def __init__(self, *addresses: tuple[str, int]) -> None:
+        super().__init__()
         self.addresses = addresses
 
-    async def getaddrinfo(self, *args: object, **kwargs: object) -> Lookup:
+    async def look_up(self, host: str, port: int) -> Found:
         if not self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in self.addresses]
-
-    async def getnameinfo(self, *args: object, **kwargs: object) -> tuple[str, str]:
-        raise AssertionError("nobody asks")
 
 
 @asynccontextmanager
@@ -111,8 +108,8 @@ async def test_dialling_a_closed_port_says_what_was_found() -> None:
     )
 
 
-async def test_dialling_a_name_that_does_not_resolve_says_so() -> None:
-    trio.socket.set_custom_hostname_resolver(FakeResolver())
+async def test_dialling_a_name_that_does_not_resolve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "RESOLVER", FakeResolver())
     with pytest.raises(DestinationUnreachable) as caught:
         await dial(Address("nowhere.example", 4444), 5)
     assert str(caught.value) == (
@@ -120,11 +117,10 @@ async def test_dialling_a_name_that_does_not_resolve_says_so() -> None:
     )
 
 
-async def test_dialling_tries_one_address_after_the_other() -> None:
+async def test_dialling_tries_one_address_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_door() as door:
-        trio.socket.set_custom_hostname_resolver(
-            FakeResolver(("127.0.0.1", a_closed_port()), (door.host, door.port), (door.host, door.port))
-        )
+        addresses = [("127.0.0.1", a_closed_port()), (door.host, door.port), (door.host, door.port)]
+        monkeypatch.setattr(channel, "RESOLVER", FakeResolver(*addresses))
         leg = await dial(Address("both.example", 4444), 5)
         peer = await door.next()
         await leg.send_buffers([b"x"])

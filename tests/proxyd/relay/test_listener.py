@@ -6,8 +6,6 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -19,12 +17,12 @@ from proxyd.relay.channel import SocketLeg
 from proxyd.relay.listener import RoutePort, Sessions
 from proxyd.relay.listening import InheritedSockets, listen_on
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.session import MigrationSession, Surroundings
-from proxyd.routes import Route
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from tests.proxyd.relay.legs import leg_pair
-from tests.proxyd.relay.stage import PONG_1, SHUT_0, SHUT_1, ScriptedRewriter, Told, a_journal, a_route, value
+from tests.proxyd.relay.port_bench import a_bench
+from tests.proxyd.relay.stage import PONG_1, SHUT_0, SHUT_1, ScriptedRewriter, a_journal, a_route
 from tests.proxyd.relay.wires import (
-    Door,
     a_closed_port,
     a_door,
     connect,
@@ -33,58 +31,6 @@ from tests.proxyd.relay.wires import (
     read_to_rst,
     reset,
 )
-
-
-class Bench:
-    """A port under test, and the destination's door behind it."""
-
-    def __init__(self, port: RoutePort, door: Door, sessions: Sessions, metrics: Metrics, told: Told) -> None:
-        self.port = port
-        self.door = door
-        self.sessions = sessions
-        self.metrics = metrics
-        self.told = told
-        self._sources: list[trio.SocketStream] = []
-
-    async def source(self) -> trio.SocketStream:
-        stream = await connect(self.port.address.host, self.port.address.port)
-        self._sources.append(stream)
-        return stream
-
-    def slam(self) -> None:
-        """Reset what the test left open."""
-        for stream in self._sources:
-            reset(stream)
-        self.door.slam()
-
-    def count(self, outcome: str) -> float:
-        return value(self.metrics, "proxyd_migrations_total", route="lab", outcome=outcome)
-
-    async def outcome(self, outcome: str, times: int = 1) -> None:
-        """Wait until so many sessions have ended like this."""
-        with trio.fail_after(10):
-            while self.count(outcome) < times:
-                await trio.sleep(0.001)
-
-
-@asynccontextmanager
-async def a_bench(
-    *, limit: int = 64, make_route: Callable[..., Route] = a_route, listen: str = "127.0.0.1"
-) -> AsyncIterator[Bench]:
-    metrics = Metrics()
-    journal, told = a_journal()
-    sessions = Sessions(limit)
-    around = Surroundings(metrics, journal, lambda _route: ScriptedRewriter())
-    async with a_door() as door, trio.open_nursery() as nursery:
-        route = make_route(destination=Address(door.host, door.port))
-        port = RoutePort(route, await listen_on(Address(listen, 0), InheritedSockets({})), sessions, around)
-        nursery.start_soon(port.serve, nursery)
-        bench = Bench(port, door, sessions, metrics, told)
-        try:
-            yield bench
-        finally:
-            bench.slam()
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_migration_over_real_sockets_with_its_half_closes() -> None:
@@ -230,19 +176,21 @@ async def test_an_allowed_network_may_connect() -> None:
         await read_exactly(destination, 5)
 
 
-async def test_one_session_too_many_is_refused_and_the_next_one_is_not() -> None:
+async def test_one_migration_too_many_is_refused_and_the_next_one_is_not() -> None:
     async with a_bench(limit=2) as bench:
-        sources = [await bench.source() for _ in range(2)]
-        while len(bench.sessions) < 2:
-            await trio.sleep(0.001)
-        third = await bench.source()
-        assert await read_to_rst(third) == b""
+        sources = [await bench.source() for _ in range(3)]
+        for source in sources[:2]:
+            await source.send_all(b"QEVM/")
+            await read_exactly(await bench.door.next(), 5)
+        await sources[2].send_all(b"QEVM/")
+        assert await read_to_rst(sources[2]) == b""
         await bench.outcome("too_many_connections")
         assert bench.told.lines[-1][1] == (
-            "too_many_connections: 2 connections are served, as many as limits.connections accepts"
+            "too_many_connections: 2 connections of migrations are served, as many as limits.connections accepts"
         )
-        await sources[0].aclose()
-        await bench.outcome("not_migration")
+        assert await bench.door.nobody_came()
+        reset(sources[0])
+        await bench.outcome("source_gone")
         fourth = await bench.source()
         await fourth.send_all(b"QEVM/")
         await read_exactly(await bench.door.next(), 5)
@@ -388,9 +336,6 @@ async def test_the_book_knows_who_runs_and_abandons_those_it_may(autojump_clock:
         await wait_all_tasks_blocked()
         assert len(sessions) == 3
         assert sorted(session.route.name for session in sessions) == ["r0", "r1", "r2"]
-        assert not sessions.is_full
-        sessions.limit = 3
-        assert sessions.is_full
         drained = Ending(Outcome.DRAINED, "enough")
         assert sessions.abandon(drained) == 3
         await sessions.wait_none()

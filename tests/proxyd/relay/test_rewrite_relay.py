@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -310,6 +312,23 @@ async def test_silence_while_device_state_is_held_is_downtime_and_ends_sooner(
         assert await stage.outcome() == outcome
         assert stage.ending.reason == (
             f"nothing moved for 7 s (limits.hold_idle_time_s) with {len(held)} bytes of device state held{more}"
+        )
+
+
+async def test_device_state_that_trickles_in_is_downtime_too(autojump_clock: MockClock) -> None:
+    async with staged(a_route(idle_s=100, hold_idle_s=7, hold_s=60)) as stage:
+        destination = await in_memory_phase(stage)
+        began = trio.current_time()
+        await stage.source.say(b"[")
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await trio.sleep(1)
+                await stage.source.say(b"s")
+        assert trio.current_time() - began == pytest.approx(61, abs=2)
+        assert await reset_seen(destination) == b""
+        assert await stage.outcome() == "limit"
+        assert stage.ending.reason == (
+            "the whole device state expected within 60 s (limits.hold_time_s), found 60 bytes of it"
         )
 
 

@@ -207,3 +207,26 @@ async def test_channels_that_wait_for_their_turn_are_dialled_before_the_commit_p
         assert await reset_seen(main) == b""
         assert await reset_seen(there) == b"", "no device state without the channel"
         assert await scene.ended("main") == ["destination_unreachable"]
+
+
+async def test_a_channel_without_a_place_ends_its_migration(autojump_clock: MockClock) -> None:
+    """The destination would wait for it for ever."""
+    async with a_scene() as scene:
+        scene.places = 2
+        main = scene.connect("main")
+        for number in range(2):
+            await scene.connect(str(number)).say(b.multifd_init(UUID, number))
+            await wait_all_tasks_blocked()
+        await main.say(b"QEVM/")
+        assert await scene.ended("main") == ["too_many_connections"]
+        assert sorted(await scene.ended("0", "1")) == ["source_gone", "too_many_connections"]
+        assert await reset_seen(main) == b""
+
+
+async def test_a_migration_without_a_place_never_reaches_the_destination(autojump_clock: MockClock) -> None:
+    async with a_scene() as scene:
+        scene.places = 0
+        await scene.connect("main").say(b"QEVM/")
+        await scene.connect("recovery", "192.0.2.2").say(b.RECV_BITMAP)
+        assert await scene.ended("main", "recovery") == ["too_many_connections"] * 2
+        assert scene.dialled == 0

@@ -12,7 +12,8 @@ from proxyd.endpoint import Address
 from proxyd.metrics import Metrics
 from proxyd.relay.channel import SocketLeg
 from proxyd.relay.outcome import Ending
-from proxyd.relay.session import MigrationSession, Surroundings
+from proxyd.relay.session import MigrationSession
+from proxyd.relay.surroundings import Surroundings
 from tests import builders as b
 from tests.proxyd.relay.kept import MemoryStore
 from tests.proxyd.relay.stage import PONG_1, SHUT_0, ScriptedRewriter, a_journal, a_route
