@@ -1,0 +1,58 @@
+"""``python -m tests.faults run`` breaks migrations; ``python -m tests.faults report`` writes what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from tests.faults import memory_campaign, page
+from tests.faults.memory_stream import fitting, sent
+from tests.faults.tally import RESULTS, Row, write
+from tests.faults.verdict import worse_than_direct
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="try all faults")
+    run.add_argument("--memory", action="store_true", help="every byte, in memory")
+    run.add_argument("--out", type=Path, default=RESULTS, help="directory for the results (default: %(default)s)")
+    run.add_argument("--stride", type=int, default=1, help="in memory: only every so many bytes")
+    run.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    report = commands.add_parser("report", help="write docs/reliability.md from the results")
+    report.add_argument("-o", "--output", type=Path, default=page.PAGE)
+    given = parser.parse_args(arguments)
+    if given.command == "report":
+        given.output.write_text(page.document())
+        return 0
+    return _memory(given.out, given.stride, given.processes)
+
+
+def _memory(directory: Path, stride: int, processes: int) -> int:
+    began = time.monotonic()
+
+    def progress(done: int, all_of_them: int) -> None:
+        print(f"{done} of {all_of_them}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    rows = memory_campaign.run(stride, processes, progress).rows()
+    write(directory / "memory.json", rows, _facts() | {"bytes_in": len(sent().wire), "bytes_out": len(fitting().wire)})
+    return _judge(rows)
+
+
+def _facts() -> dict[str, str]:
+    return {"date": datetime.now().astimezone().date().isoformat()}
+
+
+def _judge(rows: list[Row]) -> int:
+    worse = worse_than_direct(rows)
+    print("\n".join(worse) or "nothing is worse than QEMU alone")
+    return min(len(worse), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
