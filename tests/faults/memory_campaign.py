@@ -51,11 +51,11 @@ def places(proxy: str, fault: Fault, *, forward: bool) -> tuple[Place, ...]:
         return ()  # its answer is on its way
     if proxy == "direct":
         return (Place.ONLY,)
-    if fault is Fault.SOURCE_KILLED:
+    if fault is Fault.SOURCE_GONE:
         return (Place.SOURCE_SIDE,)
     if fault in OF_THE_PEERS and not forward:
         return (Place.DESTINATION_SIDE,)  # by the time that the source has an answer, it has died after it
-    if fault is Fault.PROXY_KILLED_DELIVERED:
+    if fault is Fault.PROXY_KILLED:
         # What it had sent is all there is, so what counts is how much it had taken.
         return (Place.SOURCE_SIDE,) if forward else (Place.DESTINATION_SIDE,)
     return (Place.SOURCE_SIDE, Place.DESTINATION_SIDE)

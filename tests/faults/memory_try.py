@@ -38,26 +38,26 @@ NEVER_ENDS = 100 * HOUR
 
 
 class Fault(StrEnum):
-    """What happens."""
+    """What happens. *Gone with its host*: nothing that was under way arrives."""
 
     RESET = "network: RST"
     FIN = "network: FIN"
     STALL = "network: stalls for an hour, goes on"
     STALL_RESET = "network: stalls for an hour, RST"
-    SOURCE_KILLED = "source: kill -9"
-    DESTINATION_KILLED = "destination: kill -9"
+    SOURCE_GONE = "source: gone with its host"
+    DESTINATION_GONE = "destination: gone with its host"
     DESTINATION_STOPPED = "destination: SIGSTOP, SIGCONT after an hour"
-    DESTINATION_STOPPED_KILLED = "destination: SIGSTOP, kill -9 after an hour"
-    PROXY_KILLED = "proxy: kill -9, nothing that it sent is delivered"
-    PROXY_KILLED_DELIVERED = "proxy: kill -9, what it sent is delivered"
+    DESTINATION_STOPPED_GONE = "destination: SIGSTOP, gone with its host after an hour"
+    PROXY_GONE = "proxy: gone with its host"
+    PROXY_KILLED = "proxy: kill -9"
     PROXY_ABORTED = "proxy: aborted by an operator, or its patience at a drain is over"
     PROXY_CANCELLED = "proxy: cancelled as a whole"
 
 
 ON_THE_NETWORK = (Fault.RESET, Fault.FIN, Fault.STALL, Fault.STALL_RESET)
-STOPPED = (Fault.DESTINATION_STOPPED, Fault.DESTINATION_STOPPED_KILLED)
-OF_THE_PEERS = (Fault.SOURCE_KILLED, Fault.DESTINATION_KILLED, *STOPPED)
-OF_ANY_PROXY = (Fault.PROXY_KILLED, Fault.PROXY_KILLED_DELIVERED)
+STOPPED = (Fault.DESTINATION_STOPPED, Fault.DESTINATION_STOPPED_GONE)
+OF_THE_PEERS = (Fault.SOURCE_GONE, Fault.DESTINATION_GONE, *STOPPED)
+OF_ANY_PROXY = (Fault.PROXY_GONE, Fault.PROXY_KILLED)
 OF_PROXYD = (Fault.PROXY_ABORTED, Fault.PROXY_CANCELLED)
 
 
@@ -167,22 +167,22 @@ class Scene:
             case Fault.STALL | Fault.STALL_RESET:
                 wire.stall()
                 return wire.go_on if self.case.fault is Fault.STALL else wire.reset
-            case Fault.SOURCE_KILLED:
+            case Fault.SOURCE_GONE:
                 self.first.reset()
                 self.source.kill()
-            case Fault.DESTINATION_KILLED:
+            case Fault.DESTINATION_GONE:
                 self.last.reset()
                 self.destination.kill()
             case Fault.DESTINATION_STOPPED:
                 self.destination.goes_on = trio.Event()
                 return self.destination.goes_on.set
-            case Fault.DESTINATION_STOPPED_KILLED:
+            case Fault.DESTINATION_STOPPED_GONE:
                 self.destination.goes_on = trio.Event()
                 return self._kill_destination
-            case Fault.PROXY_KILLED:
+            case Fault.PROXY_GONE:
                 self.first.reset()
                 self.last.reset()
-            case Fault.PROXY_KILLED_DELIVERED:
+            case Fault.PROXY_KILLED:  # what it has sent is delivered
                 self.first.far.close()
                 self.last.near.close()
             case Fault.PROXY_ABORTED if self._session is not None:

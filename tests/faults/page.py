@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.faults.tally import RESULTS, Row, read
-from tests.faults.verdict import ACCEPTED, worse_than_direct
+from tests.faults.verdict import ACCEPTED, worse
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
@@ -71,9 +71,9 @@ def document() -> str:
         parts.append(head.format(facts=f"\n{said}", **{k: v for k, v in facts.items() if k != "date"}))
         parts.append(_summary(rows))
         parts.append(_tables(rows))
-    worse = worse_than_direct(everything)
+    found = worse(everything)
     parts.insert(
-        1, ACCEPTED_HEAD + _accepted() + ("\n".join(f"* **{line}**" for line in worse) + "\n" if worse else "")
+        1, ACCEPTED_HEAD + _accepted() + ("\n".join(f"* **{line}**" for line in found) + "\n" if found else "")
     )
     return "".join(parts)
 
