@@ -28,6 +28,9 @@ LIMITS = "hold_idle_time_s = 1.0\nidle_time_s = 1.0\ndrain_time_s = 0.3\nheader_
 SETTLE_S = 20.0
 """Longest wait for a QEMU to come to an end of its migration."""
 
+LATE_S = 0.5
+"""A strike behind the last byte may come after a QEMU has closed; so long it is waited for."""
+
 ENDS = frozenset({"completed", "failed", "postcopy-paused"})
 
 
@@ -177,7 +180,11 @@ class Lane:
 
     def struck(self, case: Case) -> bool:
         """Whether the fault has struck."""
-        return (self.last if case.side is Side.DESTINATION else self.first).struck.is_set()
+        return self.wire(case).struck.is_set()
+
+    def wire(self, case: Case) -> FaultWire:
+        """The one on which it strikes."""
+        return self.last if case.side is Side.DESTINATION else self.first
 
     async def _migrate(self, source: Qemu, case: Case) -> None:
         postcopy = case.mode == "postcopy"
@@ -199,6 +206,8 @@ class Lane:
     async def _settle(self, source: Qemu, destination: Qemu, case: Case) -> None:
         """Wait until nothing moves any more, and do what a manager does."""
         await source.until(lambda: self._ended(source), SETTLE_S)
+        with trio.move_on_after(LATE_S):
+            await self.wire(case).struck.wait()
         if self.struck(case):
             await self._acted.wait()
             await source.until(lambda: self._ended(source), SETTLE_S)
@@ -253,7 +262,7 @@ def action(case: Case, proxy: Proxy) -> Callable[[Lane], Awaitable[None]]:
     who, _, what = case.fault.value.partition(": ")
 
     async def act(lane: Lane) -> None:
-        wire = lane.last if case.side is Side.DESTINATION else lane.first
+        wire = lane.wire(case)
         then: Callable[[], None] | None = None
         if who == "network":
             match case.fault:
