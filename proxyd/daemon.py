@@ -19,8 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,20 +27,23 @@ import trio
 
 from proxyd import config_file as configuration
 from proxyd import journal as logs
-from proxyd.config import ConfigError
+from proxyd.config import ConfigError, LogConfig
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import ControlServer
-from proxyd.endpoint import Address, ListenEndpoint, UnixPath
+from proxyd.descriptor_store import ServiceManagerStore
+from proxyd.endpoint import ListenEndpoint
 from proxyd.journal import Journal
-from proxyd.metrics import Metrics, MetricsServer
+from proxyd.metrics import Metrics
 from proxyd.operations import commands
+from proxyd.ports import CannotListen, Listening, Ports
+from proxyd.relay.adoption import adopt
 from proxyd.relay.intake import RewriterFactory, rewriter_for
-from proxyd.relay.listener import RoutePort, Sessions
-from proxyd.relay.listening import InheritedSockets, listen_on
+from proxyd.relay.keeping import NAME_PREFIX
+from proxyd.relay.listener import Sessions
+from proxyd.relay.listening import InheritedSockets
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import Surroundings
 from proxyd.rewrite.rewriter import Phase
-from proxyd.routes import Route
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot, remarks
 from proxyd.temporary_routes import TemporaryRoutes
@@ -50,18 +52,6 @@ EXIT_DONE: Final = 0
 EXIT_BAD_INPUT: Final = 1
 EXIT_UNREACHABLE: Final = 4
 EXIT_BUG: Final = 70
-
-
-class CannotListen(Exception):
-    """A port of ours cannot be bound. ``str()`` is one sentence with the configuration key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a running daemon can be reached; with port 0 in the configuration, the kernel chose."""
-
-    routes: dict[str, ListenEndpoint]
-    metrics: Address
 
 
 def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None = None) -> int:
@@ -74,17 +64,16 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
 
     Signals are handled only in the main thread, because Python allows it nowhere else.
     """
+    inherited = InheritedSockets.from_environment(os.environ, os.getpid())
     try:
         snapshot = _read(config_path)
     except OSError as error:
-        sys.stderr.write(f"proxyd: {config_path}: cannot read the configuration: {error.strerror}\n")
-        return EXIT_UNREACHABLE
+        return _give_up(inherited, EXIT_UNREACHABLE, f"{config_path}: cannot read the configuration: {error.strerror}")
     except ConfigError as error:
-        sys.stderr.write(f"proxyd: {error}\n")
-        return EXIT_BAD_INPUT
+        return _give_up(inherited, EXIT_BAD_INPUT, str(error))
     logs.configure(snapshot.config.log)
     try:
-        trio.run(_serve, snapshot, on_ready)
+        trio.run(_serve, snapshot, on_ready, inherited)
     except CannotListen as error:
         sys.stderr.write(f"proxyd: {error}\n")
         return EXIT_UNREACHABLE
@@ -94,18 +83,54 @@ def serve(config_path: Path, *, on_ready: Callable[[Listening], object] | None =
     return EXIT_DONE
 
 
-async def _serve(snapshot: Snapshot, on_ready: Callable[[Listening], object] | None) -> None:
+def _give_up(inherited: InheritedSockets, code: int, reason: str) -> int:
+    """There is nothing to serve; but what another process has left must not be lost for that."""
+    sys.stderr.write(f"proxyd: {reason}\n")
+    kept = inherited.take(NAME_PREFIX)
+    if kept:
+        logs.configure(LogConfig())
+        trio.run(_finish, kept, reason)
+    return code
+
+
+async def _finish(kept: dict[str, tuple[int, ...]], reason: str) -> None:
+    async with trio.open_nursery() as nursery:
+        store = ServiceManagerStore.from_environment(os.environ)
+        if store is not None:
+            nursery.start_soon(store.run)
+        sessions = Sessions(len(kept))
+        migrations = adopt(kept, store, Metrics(), Journal())
+        ServiceNotifier.from_environment(os.environ).ready(f"ends {len(migrations)} migrations, and then: {reason}")
+        async with trio.open_nursery() as carrying:
+            for migration in migrations:
+                carrying.start_soon(sessions.run, migration)
+        nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    snapshot: Snapshot, on_ready: Callable[[Listening], object] | None, inherited: InheritedSockets
+) -> None:
     daemon = Daemon(
         snapshot,
         ServiceNotifier.from_environment(os.environ),
-        inherited=InheritedSockets.from_environment(os.environ, os.getpid()),
+        inherited=inherited,
+        store=ServiceManagerStore.from_environment(os.environ),
     )
-    await daemon.open()
+    failure = None
     async with trio.open_nursery() as nursery:
-        if threading.current_thread() is threading.main_thread():
-            await nursery.start(_obey_signals, daemon)
-        await daemon.run(on_ready)
+        # First of all, and whatever becomes of the rest: somebody waits for the end of these.
+        daemon.adopt(nursery)
+        try:
+            await daemon.open()
+            if threading.current_thread() is threading.main_thread():
+                await nursery.start(_obey_signals, daemon)
+            await daemon.run(on_ready)
+        except CannotListen as error:
+            failure = error
+            await daemon.sessions.wait_none()
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _obey_signals(daemon: Daemon, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -133,66 +158,57 @@ class Daemon:
         journal: Journal | None = None,
         make_rewriter: RewriterFactory = rewriter_for,
         inherited: InheritedSockets | None = None,
+        store: ServiceManagerStore | None = None,
     ) -> None:
         self._inherited = inherited or InheritedSockets({})
+        self._store = store
         self.snapshot = snapshot
         self.metrics = Metrics()
         self.sessions = Sessions(snapshot.config.limits.connections)
         self._notifier = notifier
         self._journal = journal or Journal()
-        self._around = Surroundings(self.metrics, self._journal, make_rewriter)
-        self._ports: dict[str, RoutePort] = {}
+        self._around = Surroundings(self.metrics, self._journal, make_rewriter, store=store)
+        self.ports = Ports(self.sessions, self._around, self._inherited)
         self.temporary = TemporaryRoutes(self.sessions, self._around, self._inherited)
         self.started = time.monotonic()
         self.last_reload_error: str | None = None
         self._control: ControlServer | None = None
-        self._server: MetricsServer
         self._nursery: trio.Nursery | None = None
         self._drain_asked = trio.Event()
         self._reloading = trio.Lock()
         self._patience = trio.CancelScope()
+
+    def adopt(self, nursery: trio.Nursery) -> None:
+        """Go on with the migrations that another process has left; needs no port. They live in ``nursery``."""
+        if self._store is not None:
+            nursery.start_soon(self._store.run, name="descriptor store")
+        for migration in adopt(self._inherited.take(NAME_PREFIX), self._store, self.metrics, self._journal):
+            nursery.start_soon(self.sessions.run, migration)
 
     async def open(self) -> None:
         """Bind every port.
 
         :raises CannotListen: one of them cannot be bound; none stays open.
         """
-        self._ports = await self._open_ports(self.snapshot.routes)
-        try:
-            self._server = _open_metrics(self.metrics, self.snapshot.config.metrics_address)
-            self._control = await self._open_control(self.snapshot.config.control.socket)
-        except CannotListen:
-            _close(self._ports)
-            raise
+        await self.ports.open(self.snapshot)
+        if self.ports.control is not None:
+            self._control = ControlServer(self.ports.control, commands(self), self._journal)
+
+    @property
+    def listening(self) -> Listening:
+        """Where the daemon can be reached."""
+        return self.ports.listening
 
     @property
     def draining(self) -> bool:
         """Whether it takes no more connections and ends with the last one."""
         return self._drain_asked.is_set()
 
-    def describe_routes(self) -> list[dict[str, Any]]:
-        """The configuration's routes, as ``proxyd status`` shows them."""
-        return [
-            {
-                "name": port.route.name,
-                "listen": str(port.address),
-                "destination": str(port.route.destination),
-                "temporary": False,
-                "once": False,
-            }
-            for port in self._ports.values()
-        ]
-
     async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
         """Open a temporary route. Raises :class:`~proxyd.control.protocol.ControlError`."""
         if self._nursery is None or self.draining:
             raise ControlError(ErrorKind.REFUSED, "the daemon is draining")
         return await self.temporary.add(self.snapshot.config, table, self._nursery, once=once, expires_s=expires_s)
-
-    @property
-    def listening(self) -> Listening:
-        """Where the daemon can be reached."""
-        return Listening({port.route.name: port.address for port in self._ports.values()}, self._server.address)
 
     async def run(self, on_ready: Callable[[Listening], object] | None = None) -> None:
         """Serve until a drain is over.
@@ -205,8 +221,7 @@ class Daemon:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for port in self._ports.values():
-                    nursery.start_soon(port.serve, nursery, name=f"port {port.address}")
+                self.ports.serve(nursery)
                 if self._notifier.watchdog_s is not None:
                     nursery.start_soon(self._feed_watchdog, self._notifier.watchdog_s)
                 if self._control is not None:
@@ -222,8 +237,7 @@ class Daemon:
             self.temporary.close()
             if self._control is not None:
                 self._control.close()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._server.close)
+            await self.ports.close_metrics()
 
     # Reload.
 
@@ -236,8 +250,7 @@ class Daemon:
         async with self._reloading:
             self._notifier.reloading()
             try:
-                if self.draining:
-                    raise CannotListen("the daemon is draining")  # noqa: TRY301
+                self._check_not_draining()
                 # In a thread: files and knowledge take milliseconds, which belong to the migrations.
                 snapshot = await trio.to_thread.run_sync(_read, self.snapshot.config.path)
                 await self._replace(snapshot)
@@ -260,69 +273,34 @@ class Daemon:
         return False
 
     async def _replace(self, snapshot: Snapshot) -> None:
-        """Open what is new, then change over without waiting, then close what is gone."""
         assert self._nursery is not None, "reload() is for a daemon that runs"  # noqa: S101
-        wanted = {_key(route): route for route in snapshot.routes}
-        opened = await self._open_ports([route for key, route in wanted.items() if key not in self._ports])
-        if self.draining:
-            _close(opened)
-            raise CannotListen("the daemon is draining")
-        before = self._server
-        if snapshot.config.metrics_address != before.listen:
-            try:
-                self._server = _open_metrics(self.metrics, snapshot.config.metrics_address)
-            except CannotListen:
-                _close(opened)
-                raise
+        replaced = await self.ports.replace(snapshot, self._nursery, self._check_not_draining)
         if snapshot.config.control != self.snapshot.config.control:
             self._journal.warning("control.socket is another one after a restart, not after a reload")
-        for port in opened.values():
-            self._nursery.start_soon(port.serve, self._nursery, name=f"port {port.address}")
-        for key in self._ports.keys() - wanted.keys():
-            self._ports.pop(key).close()
-        self._ports |= opened
-        for key, port in self._ports.items():
-            port.route = wanted[key]
         self.snapshot = snapshot
         self.sessions.limit = snapshot.config.limits.connections
         logs.configure(snapshot.config.log)
-        if self._server is not before:
-            await trio.to_thread.run_sync(before.close)
+        if replaced is not None:
+            await trio.to_thread.run_sync(replaced.close)
 
-    async def _open_control(self, path: str | None) -> ControlServer | None:
-        if path is None:
-            return None
-        try:
-            listeners = await listen_on(UnixPath(path), self._inherited)
-        except OSError as error:
-            raise CannotListen(f"control.socket: cannot listen on {path}: {error.strerror}") from error
-        return ControlServer(listeners, commands(self), self._journal)
-
-    async def _open_ports(self, routes: Iterable[Route]) -> dict[str, RoutePort]:
-        ports: dict[str, RoutePort] = {}
-        for route in routes:
-            try:
-                listeners = await listen_on(route.listen, self._inherited)
-            except OSError as error:
-                _close(ports)
-                raise CannotListen(f"route {route.name}: cannot listen on {route.listen}: {error.strerror}") from error
-            ports[_key(route)] = RoutePort(route, listeners, self.sessions, self._around)
-        return ports
+    def _check_not_draining(self) -> None:
+        if self.draining:
+            raise CannotListen("the daemon is draining")
 
     def _in_force(self) -> None:
         """Tell what is in force now."""
         self.metrics.set_loaded(time.time())
-        for port in self._ports.values():
+        for port in self.ports:
             self.metrics.declare_route(port.route.name, outcomes=list(Outcome), phases=list(Phase))
             self._journal.info(
                 "listening", route=port.route.name, listen=str(port.address), destination=str(port.route.destination)
             )
-        self._journal.info("serving metrics", listen=str(self._server.address))
+        self._journal.info("serving metrics", listen=str(self.listening.metrics))
         for remark in remarks(self.snapshot):
             self._journal.warning(remark)
 
     def _status(self) -> str:
-        count = len(self._ports)
+        count = len(self.ports)
         return f"serving {count} route{'s' if count != 1 else ''}"
 
     # Drain.
@@ -339,7 +317,7 @@ class Daemon:
         status = f"draining: {len(self.sessions)} sessions, up to {limit:g} s for those before their commit point"
         self._notifier.stopping(status)
         self._journal.info(status)
-        _close(self._ports)
+        self.ports.close()
         self.temporary.close()
         self._patience.deadline = trio.current_time() + limit
         with self._patience:
@@ -357,20 +335,3 @@ class Daemon:
             self._notifier.alive()
             # Half the time, as sd_watchdog_enabled(3) recommends.
             await trio.sleep(seconds / 2)
-
-
-def _key(route: Route) -> str:
-    """What makes a port the same port after a reload: its address, or with port 0 its route."""
-    return str(route.listen) if not str(route.listen).endswith(":0") else f"{route.listen} {route.name}"
-
-
-def _open_metrics(metrics: Metrics, listen: Address) -> MetricsServer:
-    try:
-        return MetricsServer(metrics, listen)
-    except OSError as error:
-        raise CannotListen(f"metrics.listen: cannot listen on {listen}: {error.strerror}") from error
-
-
-def _close(ports: dict[str, RoutePort]) -> None:
-    for port in ports.values():
-        port.close()

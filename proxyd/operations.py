@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from proxyd.control.protocol import ControlError, ErrorKind
 from proxyd.control.server import Command
 from proxyd.endpoint import ListenEndpoint
+from proxyd.ports import Ports
 from proxyd.relay.listener import Sessions
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.snapshot import Snapshot
@@ -21,6 +22,7 @@ class Operated(Protocol):
 
     snapshot: Snapshot
     sessions: Sessions
+    ports: Ports
     temporary: TemporaryRoutes
     started: float
     last_reload_error: str | None
@@ -28,9 +30,6 @@ class Operated(Protocol):
     @property
     def draining(self) -> bool:
         """Whether it takes no more connections."""
-
-    def describe_routes(self) -> list[dict[str, Any]]:
-        """The configuration's routes."""
 
     async def add_route(self, table: dict[str, Any], *, once: bool, expires_s: float | None) -> ListenEndpoint:
         """Open a temporary route."""
@@ -79,7 +78,7 @@ class Operations:
         }
 
     def _routes(self) -> list[dict[str, Any]]:
-        return [*self._daemon.describe_routes(), *self._daemon.temporary.describe()]
+        return [*self._daemon.ports.describe(), *self._daemon.temporary.describe()]
 
     async def drain(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Take no more connections, and end when the last one has ended."""

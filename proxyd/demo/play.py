@@ -13,12 +13,13 @@ from typing import Final
 import trio
 
 from proxyd import config_file
-from proxyd.daemon import Daemon, Listening
+from proxyd.daemon import Daemon
 from proxyd.demo import destination, source
 from proxyd.demo.recording import HOST, Recording, data, destination_host, recording
 from proxyd.demo.register_file import Host
 from proxyd.endpoint import Address
 from proxyd.journal import Journal
+from proxyd.ports import Listening
 from proxyd.relay.intake import Rewriter, rewriter_for
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.report import RewriteReport

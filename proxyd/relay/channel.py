@@ -102,6 +102,18 @@ class SocketLeg(BulkStream):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
         self.keepalive(on=True)
 
+    @classmethod
+    def adopt(cls, descriptor: int, peer: str) -> SocketLeg:
+        """The leg of another process that is gone; ``peer`` as that one knew it, for it may have gone as well.
+
+        :raises OSError: the descriptor is not a socket.
+        """
+        leg = cls.__new__(cls)
+        BulkStream.__init__(leg, socket.socket(fileno=descriptor))
+        leg.host = leg.local = None
+        leg.peer = leg.origin = peer
+        return leg
+
     def hung_up(self, *, fin: bool) -> bool:
         """See :class:`Leg`."""
         return hung_up(self._socket, fin=fin)

@@ -19,7 +19,7 @@ import trio
 from proxyd.metrics import Direction
 from proxyd.relay.channel import GONE, Leg
 from proxyd.relay.outcome import Ending, Outcome
-from proxyd.relay.pump import pump
+from proxyd.relay.pump import Pipe, TakerGone, pump
 
 
 class ChannelRelay:
@@ -29,6 +29,7 @@ class ChannelRelay:
     :param moved: hears of every piece that was delivered: which way, how many bytes.
     :param lost: hears how the channel has ended, before anything is passed on. Before the commit point it abandons the
         migration, and with it this channel.
+    :param pipes: what the bytes on their way are in, forth and back; only for plain sockets. The caller owns them.
     """
 
     def __init__(
@@ -38,12 +39,15 @@ class ChannelRelay:
         name: str,
         moved: Callable[[Direction, int], None],
         lost: Callable[[Ending], None],
+        pipes: tuple[Pipe, Pipe] | None = None,
     ) -> None:
+        self.was_reset = False
         self._source = source
         self._destination = destination
         self._name = name
         self._moved = moved
         self._lost = lost
+        self._pipes: tuple[Pipe | None, Pipe | None] = pipes or (None, None)
 
     async def run(self) -> None:
         """Relay until both directions have ended.
@@ -59,12 +63,15 @@ class ChannelRelay:
     async def _carry(self, direction: Direction) -> None:
         forth = direction is Direction.TO_DESTINATION
         giver, taker = (self._source, self._destination) if forth else (self._destination, self._source)
+        pipe = self._pipes[0 if forth else 1]
         try:
-            await pump(giver, taker, lambda size: self._moved(direction, size))
-        except GONE as error:
+            await pump(giver, taker, lambda size: self._moved(direction, size), pipe)
+        except (*GONE, TakerGone) as raised:
+            error = raised.__cause__ if isinstance(raised, TakerGone) and raised.__cause__ else raised
             self._tell(forth=forth, how=f"its connection broke: {error.__cause__ or error}")
             # Which of the two it was does not matter: whoever is left must see an error, not an end.
             await trio.lowlevel.checkpoint_if_cancelled()
+            self.was_reset = True
             giver.abort()
             taker.abort()
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -17,6 +17,7 @@ from proxyd.relay.channel import Leg, SocketLeg
 from proxyd.relay.destination import NoDestination, destination_of
 from proxyd.relay.listening import Listeners
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.record import SessionRecord
 from proxyd.relay.session import MigrationSession, Surroundings
 from proxyd.relay.tls_leg import HandshakeFailed, accept_tls
 from proxyd.routes import Route
@@ -31,6 +32,27 @@ _NOT_WORTH_KEEPING: Final = frozenset(
 )
 
 
+class Session(Protocol):
+    """What the book needs of a session: :class:`~proxyd.relay.session.MigrationSession`, or one that was adopted."""
+
+    @property
+    def record(self) -> SessionRecord:
+        """What is told of it."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is a migration, as opposed to one of its channels or something else."""
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to say of it at this moment."""
+
+    def abandon(self, ending: Ending) -> bool:
+        """End it, unless it is committed. Says whether it could."""
+
+    async def run(self) -> Ending:
+        """Carry it to its end."""
+
+
 class Sessions:
     """The sessions that are running.
 
@@ -41,11 +63,11 @@ class Sessions:
         self.limit = limit
         self.arriving = 0  # connections that shake hands
         self.recent: deque[dict[str, Any]] = deque(maxlen=RECENT)
-        self._running: set[MigrationSession] = set()
+        self._running: set[Session] = set()
         self._nobody = trio.Event()
         self._nobody.set()
 
-    def __iter__(self) -> Iterator[MigrationSession]:
+    def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._running))
 
     def __len__(self) -> int:
@@ -56,7 +78,7 @@ class Sessions:
         """Whether the next connection is one too many."""
         return len(self._running) + self.arriving >= self.limit
 
-    async def run(self, session: MigrationSession) -> Ending:
+    async def run(self, session: Session) -> Ending:
         """Run a session, and know of it while it runs."""
         self._running.add(session)
         if self._nobody.is_set():
@@ -71,12 +93,12 @@ class Sessions:
             if not self._running:
                 self._nobody.set()
 
-    def _keep(self, session: MigrationSession, ending: Ending) -> None:
+    def _keep(self, session: Session, ending: Ending) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         facts = {key: value for key, value in session.facts().items() if key not in {"phase", "held_bytes"}}
         self.recent.append({"ended": at, "outcome": ending.outcome.value, "reason": ending.reason, **facts})
 
-    def find(self, ident: str) -> MigrationSession | None:
+    def find(self, ident: str) -> Session | None:
         """The migration with this id."""
         return next((one for one in self._running if one.is_main and one.record.migration == ident), None)
 

@@ -28,7 +28,7 @@ class InheritedSockets:
     """The listening sockets that the service manager has passed, by name."""
 
     def __init__(self, by_name: Mapping[str, tuple[int, ...]]) -> None:
-        self._by_name = by_name
+        self._by_name = dict(by_name)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], pid: int) -> InheritedSockets:
@@ -45,6 +45,12 @@ class InheritedSockets:
             name = (names[number] if number < len(names) else "") or "unknown"
             found[name] = (*found.get(name, ()), _FIRST_FD + number)
         return cls(found)
+
+    def take(self, prefix: str) -> dict[str, tuple[int, ...]]:
+        """The descriptors whose names begin so; the caller has them from now on."""
+        taken = {name: found for name, found in self._by_name.items() if name.startswith(prefix)}
+        self._by_name = {name: found for name, found in self._by_name.items() if name not in taken}
+        return taken
 
     def open(self, name: str) -> list[socket.socket]:
         """Every socket of this name. Closing one leaves the manager's own open: a reload can have it again.

@@ -21,11 +21,16 @@ import trio
 
 from proxyd.relay.commit_guard import CommitGuard
 from proxyd.relay.greeting import Greeting
+from proxyd.relay.keeping import Carried, Keeper
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.preempt import PreemptWindow
 
 # QEMU itself takes up to 255 multifd channels (migration/options.c: multifd-channels is a u8), and one for preempt.
 MAX_CHANNELS: Final = 256
+
+# The guest stands still meanwhile. A channel that was dialled is carried as soon as its first bytes are out, and one
+# that TLS is on never will be.
+SETTLE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Migration:
         self.accepted = accepted
         self.uuid: bytes | None = None
         self.preempt = PreemptWindow(trio.current_time())
+        self.keeper: Keeper | None = None
         self._silent = silent
         self._hurried: Silent | None = None
         self._guard = guard
@@ -90,6 +96,14 @@ class Migration:
         while self._open and (self._undialled or self._hurried in self._silent):
             await self._changed.wait()
 
+    async def settle(self) -> bool:
+        """Wait, a moment at most, until each channel is carried in a way that can be kept. Says whether they all are."""
+        with trio.move_on_after(SETTLE_S):
+            while self.keeper is not None and len(self.keeper.carried) < self.channels:
+                await self._changed.wait()
+            return self.keeper is not None
+        return False
+
     async def wait_turn(self, accepted: int) -> None:
         """Until the destination takes channels, and those that were accepted before this one were dialled."""
         while not self._open or min(self._undialled) < accepted:
@@ -115,6 +129,19 @@ class Migration:
     def progress(self) -> None:
         """One of its channels has moved bytes, so it is not idle."""
         self._guard.progress()
+
+    @contextmanager
+    def carrying(self, channel: Carried | None) -> Iterator[None]:
+        """While a channel beside the main one is carried; None is one that cannot be kept."""
+        if self.keeper is None or channel is None:
+            yield
+            return
+        self.keeper.carried.append(channel)
+        self._change()
+        try:
+            yield
+        finally:
+            self.keeper.carried.remove(channel)
 
     def channel_lost(self, ending: Ending) -> None:
         """A channel has ended. Before the commit point that ends the migration: its memory is not whole."""

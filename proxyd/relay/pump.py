@@ -5,56 +5,156 @@ the other. It takes about the CPU of a copy in large blocks (``docs/decisions/00
 process's memory: a copy that is as cheap wants megabytes for each of up to 255 channels. Legs that have to be decrypted
 or encrypted are copied.
 
-The main channel is not pumped, even where nothing in it is rewritten: its bytes are looked at, and for that they have
-to be here (``docs/decisions/0010-transport.md``).
+That the bytes on their way are the kernel's has another use: a channel whose sockets and pipes are in the service
+manager's hands as well survives this process (:mod:`.keeping`).
+
+The main channel is not pumped before its commit point, even where nothing in it is rewritten: its bytes are looked at,
+and for that they have to be here (``docs/decisions/0010-transport.md``).
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Final
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final, Self
 
-from proxyd.relay.channel import Leg, SocketLeg
+from proxyd.relay.channel import GONE, Leg, SocketLeg
+from proxyd.relay.transport import Buffer
+
+_INT: Final = struct.Struct("i")
 
 # A pipe of this size takes what one multifd packet brings (512 KiB of pages, migration/multifd.h). Where the system
 # gives less (fs.pipe-user-pages-soft, once a user has many), it stays at 64 KiB or a page: more turns, same bytes.
 PIPE_BYTES: Final = 512 << 10
 
+# What the destination says is little: a page request has 16 to 271 bytes.
+BACK_BYTES: Final = 64 << 10
 
-async def pump(source: Leg, destination: Leg, moved: Callable[[int], None]) -> None:
-    """Carry everything that comes, until FIN. ``moved`` hears of each piece, in bytes.
 
-    Error handling: raises what the legs raise; an unknown part of the last piece was delivered then.
+class TakerGone(Exception):
+    """The leg that takes is gone, the one that gives is not. ``__cause__`` is what it raised."""
+
+
+class Pipe:
+    """A kernel pipe: the bytes of one direction that have left one socket and not reached the other.
+
+    :raises OSError: there are no file descriptors left.
     """
-    if isinstance(source, SocketLeg) and isinstance(destination, SocketLeg):
-        await _splice(source, destination, moved)
+
+    def __init__(self, read_end: int, write_end: int) -> None:
+        self.read_end = read_end
+        self.write_end = write_end
+
+    @classmethod
+    def open(cls, size: int = PIPE_BYTES) -> Self:
+        """A new one, of ``size`` bytes if the system gives them."""
+        read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        with suppress(PermissionError):
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, size)
+        return cls(read_end, write_end)
+
+    @property
+    def held(self) -> int:
+        """How many bytes are in it."""
+        return int(_INT.unpack(fcntl.ioctl(self.read_end, termios.FIONREAD, bytes(_INT.size)))[0])
+
+    def close(self) -> None:
+        """Throw away what is in it, unless another process has it as well."""
+        os.close(self.read_end)
+        os.close(self.write_end)
+
+
+@contextmanager
+def plain_pipes(source: Leg, destination: Leg) -> Iterator[tuple[Pipe, Pipe] | None]:
+    """Pipes for both directions of a channel, forth and back; None if a leg is not a plain socket."""
+    if not (isinstance(source, SocketLeg) and isinstance(destination, SocketLeg)):
+        yield None
+        return
+    with ExitStack() as opened:
+        forth = Pipe.open()
+        opened.callback(forth.close)
+        back = Pipe.open(BACK_BYTES)
+        opened.callback(back.close)
+        yield forth, back
+
+
+async def pump(
+    giver: Leg,
+    taker: Leg,
+    moved: Callable[[int], None],
+    pipe: Pipe | None = None,
+    look: Callable[[bytes], None] | None = None,
+) -> None:
+    """Carry everything that comes, until FIN.
+
+    :param moved: hears of each piece that was delivered, in bytes.
+    :param pipe: for two plain sockets; what is in it goes first. Without one, a pipe of its own.
+    :param look: is shown each piece before it is delivered.
+
+    Error handling: raises what the giver raises, and :class:`TakerGone`; an unknown part of the last piece was
+    delivered then.
+    """
+    if not (isinstance(giver, SocketLeg) and isinstance(taker, SocketLeg)):
+        await _copy(giver, taker, moved, look)
+    elif pipe is not None:
+        await _splice(giver, taker, pipe, moved, look)
     else:
-        await _copy(source, destination, moved)
+        pipe = Pipe.open()
+        try:
+            await _splice(giver, taker, pipe, moved, look)
+        finally:
+            pipe.close()
 
 
-async def _copy(source: Leg, destination: Leg, moved: Callable[[int], None]) -> None:
+async def drain(giver: Leg, look: Callable[[bytes], None] | None = None) -> None:
+    """Read until FIN and drop it: there is nobody left to take it. Raises what the giver raises."""
+    while chunk := await giver.receive_some():
+        if look is not None:
+            look(chunk)
+
+
+async def _copy(giver: Leg, taker: Leg, moved: Callable[[int], None], look: Callable[[bytes], None] | None) -> None:
     while True:
-        chunk = await source.receive_chunk()
+        chunk: Buffer
+        if look is None:
+            chunk = await giver.receive_chunk()
+        else:
+            chunk = await giver.receive_some()
+            look(chunk)
         size = len(chunk)
         if not size:
             return
-        await destination.send_buffers((chunk,))
+        try:
+            await taker.send_buffers((chunk,))
+        except GONE as error:
+            raise TakerGone from error
         del chunk  # a view that is left would cost the next chunk a buffer of its own
         moved(size)
 
 
-async def _splice(source: SocketLeg, destination: SocketLeg, moved: Callable[[int], None]) -> None:
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        with suppress(PermissionError):
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        # The pipe is empty before each turn, so a splice into it waits for the socket alone.
-        while size := await source.splice_into(write_end, PIPE_BYTES):
-            await destination.splice_from(read_end, size)
+async def _splice(
+    giver: SocketLeg,
+    taker: SocketLeg,
+    pipe: Pipe,
+    moved: Callable[[int], None],
+    look: Callable[[bytes], None] | None,
+) -> None:
+    size = pipe.held  # what a process before this one has left
+    while True:
+        if size:
+            try:
+                await taker.splice_from(pipe.read_end, size)
+            except GONE as error:
+                raise TakerGone from error
             moved(size)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
+        # The pipe is empty before each turn, so a splice into it waits for the socket alone.
+        if look is None:
+            size = await giver.splice_into(pipe.write_end, PIPE_BYTES)
+        else:
+            size = await giver.splice_looking(pipe.write_end, look)
+        if not size:
+            return

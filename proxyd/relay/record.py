@@ -43,8 +43,9 @@ class SessionRecord:
         host_file: str | None = None,
         *,
         label: str | None = None,
+        ident: str | None = None,
     ) -> None:
-        self.id = secrets.token_hex(6)
+        self.id = ident or secrets.token_hex(6)
         self.migration = self.id  # the main channel's, once this is known for one of its channels
         self.journal = journal.having(migration=self.id, route=route)
         self._route = route
@@ -77,6 +78,12 @@ class SessionRecord:
         """A postcopy migration goes on over a new main channel."""
         self._metrics.count_channel(self._label, "recovery")
         self.journal.info("a postcopy migration recovers", source=self._source, destination=destination)
+
+    def adopted(self, channels: int) -> None:
+        """Another process has brought it to its commit point, and is gone."""
+        self.journal.warning(
+            "a migration past its commit point is taken up again", source=self._source, channels=channels
+        )
 
     def relayed_bytes(self, direction: Direction) -> int:
         """Bytes that this connection has moved so far."""

@@ -25,14 +25,16 @@ from proxyd.metrics import Direction, Metrics
 from proxyd.relay.channel import GONE, DestinationUnreachable, Leg, dial
 from proxyd.relay.channel_relay import ChannelRelay
 from proxyd.relay.commit_guard import CommitGuard
+from proxyd.relay.committed_stream import a_recovery
 from proxyd.relay.destination import fixed_destination
 from proxyd.relay.dialling import Dialler, Securer, dial_destination, watched
 from proxyd.relay.greeting import Greeting
 from proxyd.relay.intake import Buffer, Intake, RewriterFactory, ending_of, rewriter_for
+from proxyd.relay.keeping import DescriptorStore, Keeper, carried
 from proxyd.relay.migration import Key, Migration, Migrations, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.relay.pump import plain_pipes
 from proxyd.relay.record import SessionRecord
-from proxyd.relay.recovery import RecoveryStream
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser, RehearserFactory, ServiceRehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.relay.tls_leg import connect_tls
@@ -52,6 +54,7 @@ class Surroundings:
     make_rehearser: RehearserFactory = ServiceRehearser
     secure: Securer = connect_tls
     migrations: Migrations = field(default_factory=Migrations)
+    store: DescriptorStore | None = None
 
 
 class MigrationSession:
@@ -149,6 +152,9 @@ class MigrationSession:
             if self._intake is not None:
                 self._intake.close()
             if self._migration is not None:
+                if self._migration.keeper is not None:
+                    # Behind the legs: what is kept of them ends now, and with it the connections themselves.
+                    self._migration.keeper.end()
                 self._around.migrations.end(self._migration)
             ending = ending or Ending(Outcome.DRAINED, "the daemon was stopped")
             self.record.ended(ending, trio.current_time() - self._began, silent=not self._greeting.first)
@@ -173,6 +179,7 @@ class MigrationSession:
         around = self._around
         migration = around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
+        self._keep(migration)
         intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics)
         self._intake = intake
         buffers = await self._prologue(intake, first)
@@ -190,27 +197,44 @@ class MigrationSession:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.begins(self._destination.peer, intake)
         self._guard.allow(lambda: self._idle_allowance(intake), lambda: self._idle_expired(intake))
-        relay = RewriteRelay(
-            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
-        )
-        return await relay.run(buffers)
+        return await self._relay_main(intake, migration, buffers)
 
     async def _carry_recovery(self, first: bytes) -> Ending:
         """The main channel over which a broken postcopy goes on: the guest runs on the destination already."""
         migration = self._around.migrations.begin(self._key, self.record.id, self._guard, self._accepted)
         self._migration = migration
+        self._keep(migration)
         migration.preempt.recover()
-        intake = Intake(RecoveryStream(), self.route.metrics_label, self._around.metrics)
+        intake = Intake(a_recovery(), self.route.metrics_label, self._around.metrics)
         self._intake = intake
         try:
             self._destination = await self._dial()
         except DestinationUnreachable as error:
             return Ending(Outcome.DESTINATION_UNREACHABLE, str(error))
         self.record.recovers(self._destination.peer)
+        return await self._relay_main(intake, migration, intake.feed(first))
+
+    async def _relay_main(self, intake: Intake, migration: Migration, first: list[Buffer]) -> Ending:
+        assert self._destination is not None, "it was dialled"  # noqa: S101
         relay = RewriteRelay(
-            self._source, self._destination, intake, self._guard, self.record, self._rehearser, migration
+            self._source,
+            self._destination,
+            intake,
+            self._guard,
+            self.record,
+            migration,
+            self._rehearser,
+            migration.keeper,
         )
-        return await relay.run(intake.feed(first))
+        return await relay.run(first)
+
+    def _keep(self, migration: Migration) -> None:
+        """From the commit point on, the migration is to outlive this process, if there is somebody who keeps it."""
+        store = self._around.store
+        if store is not None:
+            migration.keeper = Keeper(
+                store, migration.id, self.route.name, self.route.metrics_label, self.record.journal
+            )
 
     async def _dial(self, *, fin: bool = True) -> Leg:
         """Connect to the destination, unless the source goes away before. Raises :class:`DestinationUnreachable`."""
@@ -320,9 +344,9 @@ class MigrationSession:
         finally:
             migration.end_turn(self._accepted)
         self.record.relayed(Direction.TO_DESTINATION, len(first))
-        return await self._relay_channel(migration, name)
+        return await self._relay_channel(migration, name, kind.value)
 
-    async def _relay_channel(self, migration: Migration, name: str) -> Ending:
+    async def _relay_channel(self, migration: Migration, name: str, kind: str) -> Ending:
         last = Ending(Outcome.DELIVERED, f"{name} has ended")
 
         def moved(direction: Direction, size: int) -> None:
@@ -335,7 +359,13 @@ class MigrationSession:
             migration.channel_lost(ending)
 
         assert self._destination is not None, "it was dialled"  # noqa: S101
-        await ChannelRelay(self._source, self._destination, name, moved, lost).run()
+        with plain_pipes(self._source, self._destination) as pipes:
+            relay = ChannelRelay(self._source, self._destination, name, moved, lost, pipes)
+            with migration.carrying(carried(name, kind, self._source, self._destination, pipes)):
+                await relay.run()
+        if relay.was_reset and migration.keeper is not None:
+            # A connection is reset when nobody has it any more.
+            migration.keeper.end()
         return last
 
     def _main_missing(self) -> Ending:

@@ -47,6 +47,9 @@ _SO_BUF_LOCK: Final = 72
 # sendmsg takes at most IOV_MAX (1024 on Linux) buffers.
 _BUFFERS_PER_SEND: Final = 512
 
+# One look at what is spliced: the return path's messages have at most 516 bytes.
+LOOK_BYTES: Final = 64 << 10
+
 _SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 # SO_LINGER with no time: close() throws away what was not delivered, and sends RST.
@@ -98,6 +101,10 @@ class BulkStream(trio.abc.HalfCloseableStream):
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
         """An option of the socket, ``size`` bytes of it. Raises :class:`OSError`."""
         return self._socket.getsockopt(level, option, size)
+
+    def fileno(self) -> int:
+        """The socket's file descriptor; -1 once it is closed."""
+        return self._socket.fileno()
 
     def detach(self) -> socket.socket:
         """Give the socket away; this stream is closed afterwards."""
@@ -160,6 +167,44 @@ class BulkStream(trio.abc.HalfCloseableStream):
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
         return moved
+
+    async def splice_looking(self, pipe: int, look: Callable[[bytes], None]) -> int:
+        """As :meth:`splice_into`, at most :data:`LOOK_BYTES`; ``look`` is shown what went into the pipe, or ``b""``."""
+
+        def splice(most: int) -> bytes:
+            seen = self._socket.recv(most, socket.MSG_PEEK)
+            return seen and seen[: os.splice(self._socket.fileno(), pipe, len(seen), flags=_SPLICE)]
+
+        seen, waited = await self._receive(splice, LOOK_BYTES)
+        look(seen)
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return len(seen)
+
+    async def send_file(self, file: int, size: int) -> int:
+        """Hand the next ``size`` bytes of a file to the kernel, fewer at its end. Returns how many.
+
+        The file's position is what the kernel has taken, at every moment and for whoever shares the open file: also
+        for the process that comes after this one was killed (``fs/read_write.c: do_sendfile``).
+        """
+        self._begin_sending()
+        left = size
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while left:
+                try:
+                    sent = os.sendfile(self._socket.fileno(), file, None, left)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(self._socket)
+                else:
+                    if not sent:
+                        break
+                    left -= sent
+        except (OSError, ValueError) as error:
+            raise self._translated(error) from error
+        finally:
+            self._sending = False
+        return size - left
 
     async def splice_from(self, pipe: int, size: int) -> None:
         """Hand ``size`` bytes, which the pipe has, to the kernel."""

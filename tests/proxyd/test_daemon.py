@@ -20,10 +20,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxyd import config_file as configuration
 from proxyd import daemon as daemons
-from proxyd.daemon import CannotListen, Daemon, Listening, serve
+from proxyd.daemon import Daemon, serve
 from proxyd.endpoint import Address
 from proxyd.journal import LOGGER
 from proxyd.metrics import Metrics
+from proxyd.ports import Listening
 from proxyd.service_notify import ServiceNotifier
 from proxyd.snapshot import Snapshot
 from tests.proxyd.relay.stage import SHUT_0, ScriptedRewriter, Told, a_journal, value
@@ -174,30 +175,6 @@ def _is_family(name: str) -> bool:
     samples = ("_bucket", "_count", "_sum", "_created")
     bare = name in {"proxyd_bytes", "proxyd_migrations", "proxyd_registers", "proxyd_reloads", "proxyd_sections"}
     return name.startswith("proxyd_") and not name.endswith(samples) and not bare and name != "proxyd_build"
-
-
-async def test_a_taken_port_is_named_and_nothing_stays_open(path: Path) -> None:
-    free = a_closed_port()
-    async with a_door() as door:
-        content = text(route("lab", 1, free), route("other", 1, door.port))
-        daemon = Daemon(a_snapshot(path, content), RecordingNotifier())
-        with pytest.raises(CannotListen) as caught:
-            await daemon.open()
-        assert str(caught.value) == (f"route other: cannot listen on 127.0.0.1:{door.port}: Address already in use")
-        with pytest.raises(ConnectionRefusedError):
-            await connect("127.0.0.1", free)
-
-
-async def test_a_taken_metrics_port_is_named_and_nothing_stays_open(path: Path) -> None:
-    free = a_closed_port()
-    async with a_door() as door:
-        content = text(route("lab", 1, free), metrics_port=door.port)
-        daemon = Daemon(a_snapshot(path, content), RecordingNotifier())
-        with pytest.raises(CannotListen) as caught:
-            await daemon.open()
-        assert str(caught.value) == (f"metrics.listen: cannot listen on 127.0.0.1:{door.port}: Address already in use")
-        with pytest.raises(ConnectionRefusedError):
-            await connect("127.0.0.1", free)
 
 
 async def test_the_watchdog_is_fed(path: Path) -> None:

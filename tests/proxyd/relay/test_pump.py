@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from proxyd.relay.channel import SocketLeg
-from proxyd.relay.pump import pump
+from proxyd.relay.pump import TakerGone, pump
 from tests.proxyd.relay.legs import leg_pair
 from tests.proxyd.relay.wires import a_door, connect, read_to_fin, reset
 
@@ -71,8 +71,9 @@ async def test_a_peer_that_resets_breaks_the_pump() -> None:
     reset(qemu_destination)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_flood, qemu_source)
-        with pytest.raises(trio.BrokenResourceError):
+        with pytest.raises(TakerGone) as caught:
             await pump(source, destination, lambda _size: None)
+        assert isinstance(caught.value.__cause__, trio.BrokenResourceError)
         nursery.cancel_scope.cancel()
     source.abort()
     destination.abort()
@@ -92,8 +93,9 @@ async def test_a_leg_that_is_closed_here_ends_the_pump() -> None:
     (source, other) = await a_leg()
     await other.send_all(b"x")
     destination.close()
-    with pytest.raises(trio.ClosedResourceError):
+    with pytest.raises(TakerGone) as caught:
         await pump(source, destination, lambda _size: None)
+    assert isinstance(caught.value.__cause__, trio.ClosedResourceError)
     source.close()
     for peer in (qemu_source, qemu_destination, other):
         await peer.aclose()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxyd.metrics import Metrics
+from proxyd.relay.committed_stream import a_recovery
 from proxyd.relay.intake import Intake
-from proxyd.relay.recovery import RecoveryStream
 from proxyd.rewrite.rehearsal import Rehearsal
 from tests import builders as b
 
 
 async def test_everything_passes_and_nothing_is_held() -> None:
-    stream = RecoveryStream()
+    stream = a_recovery()
     intake = Intake(stream, "lab", Metrics())
     assert intake.is_pipe
     assert intake.feed(b.RECV_BITMAP) == [b.RECV_BITMAP]
@@ -24,4 +24,4 @@ async def test_everything_passes_and_nothing_is_held() -> None:
 
 def test_there_is_nothing_to_rehearse() -> None:
     with pytest.raises(AssertionError, match="nothing to rehearse"):
-        RecoveryStream().release(Rehearsal((), (), "7.3", 0, 0.0))
+        a_recovery().release(Rehearsal((), (), "7.3", 0, 0.0))
