@@ -12,14 +12,16 @@ from typing import Any
 
 import trio
 
-from tests.faults.qemu_parties import PROFILE, Kind, Proxy, free_ports
-from tests.faults.qemu_try import LIMITS, Case, Fault, Lane, Side, perform
+from tests.faults.qemu_parties import PROFILE, Kind, ManagedProxy, Proxy, free_ports
+from tests.faults.qemu_try import LIMITS, MANAGED, Case, Fault, Lane, Side, perform
 from tests.faults.qemu_wire import FaultWire, Landmark, Measured, Strike
 from tests.faults.tally import After, Cell, Tally
 from tests.qemu import counting
 from tests.qemu.versions import QEMU_10_0, QEMU_11_1, Version
 
 PROXIES = ("direct", "proxyd", "socat", "haproxy")
+
+MANAGED_PROXYD = "proxyd, managed"
 
 VERSIONS: dict[str, Version] = {"precopy": QEMU_10_0, "multifd": QEMU_11_1, "postcopy": QEMU_11_1}
 
@@ -59,6 +61,7 @@ CHOSEN = (
     Fault.PROXY_TERMINATED,
     Fault.PROXY_RELOADED,
     Fault.PROXY_STOPPED,
+    *MANAGED,
 )
 
 MEMORY = (4096, 4 << 20)
@@ -118,7 +121,9 @@ def sides(proxy: str, fault: Fault, point: Point) -> tuple[Side, ...]:
 
 def faults(proxy: str) -> tuple[Fault, ...]:
     """What can happen to it."""
-    of_the_proxy = () if proxy == "direct" else (*PROXY, *((Fault.PROXY_RELOADED,) if proxy == "proxyd" else ()))
+    of_the_proxy = (
+        () if proxy == "direct" else (*PROXY, *((Fault.PROXY_RELOADED, *MANAGED) if proxy == "proxyd" else ()))
+    )
     return (*NETWORK, *SOURCE, *DESTINATION, *of_the_proxy)
 
 
@@ -161,16 +166,16 @@ class Station:
         self._proxies: dict[str, Proxy] = {}
         self._lanes: dict[str, list[Lane]] = {}
 
-    def proxy(self, name: str) -> Proxy:
-        """The proxy of that name; another one ends."""
+    def proxy(self, case: Case) -> Proxy:
+        """The proxy that *case* needs; another one ends."""
+        name = MANAGED_PROXYD if case.fault in MANAGED else case.proxy
         if name not in self._proxies:
             for other in self._proxies.values():
                 other.end()
             lanes = [(port, self._wires[2 * i + 1].port) for i, port in enumerate(self._ports)]
             route = f'profile = "{PROFILE}"\n'
-            self._proxies = {
-                name: Proxy(name, self._directory, lanes if name == "proxyd" else lanes[:1], LIMITS, route)
-            }
+            kind = ManagedProxy if name == MANAGED_PROXYD else Proxy
+            self._proxies = {name: kind(name, self._directory, lanes, LIMITS, route)}
         return self._proxies[name]
 
     def lanes(self, mode: str) -> list[Lane]:
@@ -189,19 +194,19 @@ class Station:
     async def perform(self, case: Case) -> list[After]:
         """Try it; what does not strike is tried once more."""
         for _ in range(3):
-            afters = await perform(case, self.lanes(case.mode), self.proxy(case.proxy))
+            afters = await perform(case, self.lanes(case.mode), self.proxy(case))
             if afters is not None:
                 return afters
         raise AssertionError(f"{case}: the fault never struck")
 
     async def measure(self, mode: str) -> Measured:
         """How long the device part is, as QEMU sends it to a destination that takes it."""
-        (lane, *_), proxy = self.lanes(mode), self.proxy("direct")
+        (lane, *_) = self.lanes(mode)
         result = lane.first.measure
         case = Case("direct", mode, False, Fault.RESET, "", Side.ONLY, Strike(Landmark.STREAM, 1 << 60))
         found: list[Callable[[], Measured]] = []
         lane.on_armed = lambda: found.append(result())
-        await perform(case, [lane], proxy)
+        await perform(case, [lane], self.proxy(case))
         lane.on_armed = None
         return found[0]()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from tests.qemu.machine import Machine, machine
 from tests.qemu.pairs import PROFILES
 from tests.qemu.qmp import QmpError
 from tests.qemu.versions import QEMU_10_0, Version
+from tests.systemd.store import StandIn
 
 WITH_PMU, WITHOUT_PMU = "neoverse-n1", "neoverse-n1,pmu=off"
 PROFILE = PROFILES / "without-pmu.toml"
@@ -144,7 +148,7 @@ class Proxy:
         with log.open("ab") as output:
             self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         with trio.move_on_after(60):
-            while not all(listens(port) for port, _ in self.lanes):
+            while not all(listens(port) for port, _ in self.lanes[: 2 if self.name == "proxyd" else 1]):
                 if self._process.poll() is not None:
                     break
                 await trio.sleep(0.02)
@@ -187,6 +191,39 @@ class Proxy:
         """What it said last."""
         path = self._directory / f"{self.name}.log"
         return path.read_text()[-3000:] if path.exists() else ""
+
+
+class ManagedProxy(Proxy):
+    """proxyd as a service of a manager that keeps its connections and starts it again: a stand-in for systemd."""
+
+    _manager: StandIn | None = None
+
+    async def ready(self) -> None:
+        """See :class:`Proxy`."""
+        if self._manager is not None and self._manager.exit_status is None:
+            return
+        self.end()
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
+        command = [sys.executable, "-m", "proxyd.cli", *self._command()[1:]]
+        self._manager = StandIn(command, dict(os.environ), directory)
+        self._manager.open()
+        await trio.to_thread.run_sync(self._manager.wait_ready)
+
+    async def restart(self, *, crash: bool) -> None:
+        """Kill it, or ask it to end; returns when it is ready again."""
+        assert self._manager is not None
+        await trio.to_thread.run_sync(self._manager.crash if crash else self._manager.restart)
+
+    def end(self) -> None:
+        """See :class:`Proxy`."""
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    @property
+    def log(self) -> str:
+        """See :class:`Proxy`."""
+        return "" if self._manager is None else self._manager.log.read_text()[-3000:]
 
 
 def free_ports(count: int) -> list[int]:

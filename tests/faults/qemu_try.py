@@ -15,7 +15,7 @@ from enum import StrEnum
 
 import trio
 
-from tests.faults.qemu_parties import WITH_PMU, WITHOUT_PMU, Kind, Proxy, Qemu, start
+from tests.faults.qemu_parties import WITH_PMU, WITHOUT_PMU, Kind, ManagedProxy, Proxy, Qemu, start
 from tests.faults.qemu_wire import FaultWire, Landmark, Strike
 from tests.faults.tally import After
 from tests.qemu.moving import BANDWIDTH, NO_DOWNTIME, POSTCOPY_BANDWIDTH, passes
@@ -58,9 +58,12 @@ class Fault(StrEnum):
     PROXY_RELOADED = "proxy: SIGHUP"
     PROXY_STOPPED = "proxy: SIGSTOP, SIGCONT"
     PROXY_STOPPED_KILLED = "proxy: SIGSTOP, kill -9"
-    PROXY_RESTARTED = "proxy: killed and restarted, FD store"
-    """A hook: needs a service manager that keeps proxyd's sockets (tests/systemd)."""
+    PROXY_CRASHED = "proxy: kill -9, and a service manager that keeps its connections"
+    PROXY_RESTARTED = "proxy: systemctl restart"
 
+
+MANAGED = (Fault.PROXY_CRASHED, Fault.PROXY_RESTARTED)
+"""They need a service manager."""
 
 _SIGNALS = {
     "gone with its host": signal.SIGKILL,
@@ -273,6 +276,10 @@ def action(case: Case, proxy: Proxy) -> Callable[[Lane], Awaitable[None]]:
                 case _:
                     wire.stall()
                     then = wire.go_on if case.fault is Fault.STALL else wire.reset
+        elif case.fault in MANAGED:
+            assert isinstance(proxy, ManagedProxy)
+            lane.nursery.start_soon(_restart, lane, proxy, case.fault is Fault.PROXY_CRASHED)
+            return
         else:
             target = {"source": lane.source, "destination": lane.destination, "proxy": proxy}[who]
             assert target is not None
@@ -292,6 +299,11 @@ def _its_wires(who: str, case: Case, lane: Lane) -> list[FaultWire]:
     if case.proxy == "direct":
         return [lane.first]
     return {"source": [lane.first], "destination": [lane.last], "proxy": [lane.first, lane.last]}[who]
+
+
+async def _restart(lane: Lane, proxy: ManagedProxy, crash: bool) -> None:
+    await proxy.restart(crash=crash)
+    lane.acted()
 
 
 async def _finish(lane: Lane, then: Callable[[], None] | None) -> None:
