@@ -21,6 +21,9 @@ from tests.qemu.versions import QEMU_10_0, QEMU_11_1, Version
 
 PROXIES = ("direct", "proxyd", "socat", "haproxy")
 
+CONTROLS = 40
+"""Migrations to which nothing happens: what a guest's state is then."""
+
 MANAGED_PROXYD = "proxyd, managed"
 
 VERSIONS: dict[str, Version] = {"precopy": QEMU_10_0, "multifd": QEMU_11_1, "postcopy": QEMU_11_1}
@@ -135,12 +138,17 @@ def cases(lengths: dict[str, Measured], proxies: Sequence[str] = PROXIES) -> Ite
                 continue  # one connection, as it was started
             for two in (False, True) if mode == "precopy" and proxy == "proxyd" else (False,):
                 few = two or mode != "precopy"
+                copies = proxy in {"socat", "haproxy"}
                 for paused in (False, True):
+                    for number in range(CONTROLS if not two else 0):
+                        side = sides(proxy, Fault.RESET, Point("", Strike(Landmark.STREAM)))[0]
+                        strike = Strike(Landmark.STREAM, 10 + number)
+                        yield Case(proxy, mode, paused, Fault.NOTHING, "nothing happens", side, strike)
                     for fault in faults(proxy):
                         if few and fault not in CHOSEN:
                             continue
                         for point in points(
-                            lengths[mode], fine=not few and fault not in SLOW, multifd=mode == "multifd"
+                            lengths[mode], fine=not few and not copies and fault not in SLOW, multifd=mode == "multifd"
                         ):
                             for side in sides(proxy, fault, point):
                                 yield Case(proxy, mode, paused, fault, point.phase, side, point.strike, two)

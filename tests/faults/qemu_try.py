@@ -37,6 +37,7 @@ ENDS = frozenset({"completed", "failed", "postcopy-paused"})
 class Fault(StrEnum):
     """What happens."""
 
+    NOTHING = "nothing"
     RESET = "network: RST"
     FIN = "network: FIN"
     STALL = "network: stalls, goes on"
@@ -267,7 +268,9 @@ def action(case: Case, proxy: Proxy) -> Callable[[Lane], Awaitable[None]]:
     async def act(lane: Lane) -> None:
         wire = lane.wire(case)
         then: Callable[[], None] | None = None
-        if who == "network":
+        if case.fault is Fault.NOTHING:
+            pass
+        elif who == "network":
             match case.fault:
                 case Fault.RESET:
                     wire.reset()

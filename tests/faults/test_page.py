@@ -33,4 +33,4 @@ def test_every_fault_was_tried_with_real_qemus() -> None:
     rows, _ = read(RESULTS / "qemu.json")
     for proxy in PROXIES:
         tried = {row.cell.fault for row in rows if row.cell.proxy == proxy}
-        assert tried == {fault.value for fault in real_faults(proxy)}
+        assert tried == {fault.value for fault in real_faults(proxy)} | {"nothing"}

@@ -2,6 +2,7 @@
 
 Compared by phase: in a phase in which QEMU alone, under the same fault, never lost (doubled) a guest, proxyd must not
 do so once. QEMU alone has no proxy that could die, so the death of one is compared with that of proxies that only copy.
+A state that is wrong is compared with the whole mode of QEMU alone, since it is no matter of when.
 A proxy that is asked to end, to read its configuration anew or to wait has no excuse at all.
 """
 
@@ -48,8 +49,15 @@ def worse(rows: Iterable[Row], proxy: str = PROXY) -> list[str]:
         if row.cell.proxy != proxy:
             continue
         others = [other for cell in counterparts(row.cell) if (other := tally.row(cell)) is not None]
-        for what in ("lost", "doubled", "wrong"):
+        for what in ("lost", "doubled"):
             accepted = what == "lost" and (row.cell.fault, row.cell.phase) in ACCEPTED
             if getattr(row, what) and not accepted and not any(getattr(other, what) for other in others):
                 found.append(f"{row.cell}: {getattr(row, what)} of {row.tries} {what}, and others none")
+        if row.wrong and not any(_is_alone_in(row.cell, other) and other.wrong for other in tally.rows()):
+            found.append(f"{row.cell}: {row.wrong} of {row.tries} wrong, and QEMU alone never in this mode")
     return found
+
+
+def _is_alone_in(cell: Cell, other: Row) -> bool:
+    """Whether *other* is of QEMU alone in the mode of *cell*."""
+    return (other.cell.bench, other.cell.proxy, other.cell.mode) == (cell.bench, "direct", cell.mode)
