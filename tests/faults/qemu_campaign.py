@@ -21,13 +21,15 @@ from tests.qemu.versions import QEMU_10_0, QEMU_11_1, Version
 
 PROXIES = ("direct", "proxyd", "socat", "haproxy")
 
-CONTROLS = 40
+CONTROLS = 12
 """Migrations to which nothing happens: what a guest's state is then."""
 
 MANAGED_PROXYD = "proxyd, managed"
 
 VERSIONS: dict[str, Version] = {"precopy": QEMU_10_0, "multifd": QEMU_11_1, "postcopy": QEMU_11_1}
 
+COPIERS = ("socat", "haproxy")
+CUTS = (Fault.RESET, Fault.FIN)
 NETWORK = (Fault.RESET, Fault.FIN, Fault.STALL, Fault.STALL_RESET)
 SOURCE = (
     Fault.SOURCE_GONE,
@@ -90,13 +92,13 @@ def points(lengths: Measured, *, fine: bool, multifd: bool = False) -> Iterator[
         yield Point("memory", Strike(Landmark.STREAM, count))
     postcopy = lengths.sections == lengths.devices
     inside = "package" if postcopy else "device state"
-    for count in _spread(0, lengths.sections - postcopy, 12 if fine else 3):
+    for count in _spread(0, lengths.sections - postcopy, 8 if fine else 3):
         yield Point(inside, Strike(Landmark.DEVICES, count))
     if postcopy:
         yield Point("package delivered", Strike(Landmark.DEVICES, lengths.devices + 1))
         yield Point("postcopy", Strike(Landmark.DEVICES, lengths.devices + (1 << 20)))
     else:
-        for count in _spread(lengths.sections + 1, lengths.devices - 1, 5 if fine else 2):
+        for count in _spread(lengths.sections + 1, lengths.devices - 1, 4 if fine else 2):
             yield Point("vmdesc", Strike(Landmark.DEVICES, count))
     yield Point("all delivered, before SHUT", Strike(Landmark.SHUT, 0))
     yield Point("inside SHUT", Strike(Landmark.SHUT, 4))
@@ -124,6 +126,8 @@ def sides(proxy: str, fault: Fault, point: Point) -> tuple[Side, ...]:
 
 def faults(proxy: str) -> tuple[Fault, ...]:
     """What can happen to it."""
+    if proxy in COPIERS:
+        return (*CUTS, *PROXY)
     of_the_proxy = (
         () if proxy == "direct" else (*PROXY, *((Fault.PROXY_RELOADED, *MANAGED) if proxy == "proxyd" else ()))
     )
@@ -138,17 +142,18 @@ def cases(lengths: dict[str, Measured], proxies: Sequence[str] = PROXIES) -> Ite
                 continue  # one connection, as it was started
             for two in (False, True) if mode == "precopy" and proxy == "proxyd" else (False,):
                 few = two or mode != "precopy"
-                copies = proxy in {"socat", "haproxy"}
                 for paused in (False, True):
                     for number in range(CONTROLS if not two else 0):
                         side = sides(proxy, Fault.RESET, Point("", Strike(Landmark.STREAM)))[0]
                         strike = Strike(Landmark.STREAM, 10 + number)
                         yield Case(proxy, mode, paused, Fault.NOTHING, "nothing happens", side, strike)
                     for fault in faults(proxy):
-                        if few and fault not in CHOSEN:
+                        if few and fault not in (CUTS if paused else CHOSEN):
                             continue
                         for point in points(
-                            lengths[mode], fine=not few and not copies and fault not in SLOW, multifd=mode == "multifd"
+                            lengths[mode],
+                            fine=not few and not paused and proxy not in COPIERS and fault not in SLOW,
+                            multifd=mode == "multifd",
                         ):
                             for side in sides(proxy, fault, point):
                                 yield Case(proxy, mode, paused, fault, point.phase, side, point.strike, two)
@@ -275,11 +280,16 @@ def run(
         directory = Path(name)
         guest = counting.build("patterns", directory)
         failed = trio.run(_run, kept, workers, proxies, progress, only, guest, directory)
+    return counted(kept), failed
+
+
+def counted(kept: Path) -> Tally:
+    """What *kept* holds."""
     tally = Tally()
     for line in kept.read_text().splitlines():
         entry = json.loads(line)
         tally.add(Cell(**entry["cell"]), After(**entry["after"]))
-    return tally, failed
+    return tally
 
 
 async def _run(
@@ -294,7 +304,7 @@ async def _run(
     lengths = await lengths_of_all(guest, directory)
     kept.touch()
     done = {json.loads(line)["case"] for line in kept.read_text().splitlines()}
-    todo = [case for case in cases(lengths, proxies) if only(case) and _name(case) not in done]
+    todo = [case for case in cases(lengths, proxies) if only(case) and name_of(case) not in done]
     share = -(-len(todo) // workers)
     count = failed = 0
 
@@ -314,7 +324,7 @@ async def _run(
                     progress(f"wrong: {case}\n{one.account(case)}")
                 with kept.open("a") as file:
                     for cell, after in zip(cells(case), afters, strict=True):
-                        entry = {"case": _name(case), "cell": asdict(cell), "after": asdict(after)}
+                        entry = {"case": name_of(case), "cell": asdict(cell), "after": asdict(after)}
                         file.write(json.dumps(entry) + "\n")
                 if count % 50 == 0:
                     progress(f"{count} of {len(todo)}")
@@ -325,7 +335,8 @@ async def _run(
     return failed
 
 
-def _name(case: Case) -> str:
+def name_of(case: Case) -> str:
+    """What a try is kept under."""
     entry = asdict(case)
     entry["strike"] = f"{case.strike.landmark} + {case.strike.count}"
     return json.dumps(entry)
