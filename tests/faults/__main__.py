@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.faults import memory_campaign, page, qemu_campaign
 from tests.faults.memory_stream import fitting, sent
-from tests.faults.tally import RESULTS, Row, write
+from tests.faults.tally import RESULTS, Row, read, write
 from tests.faults.verdict import worse
 
 
@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--all", action="store_true", help="both")
     run.add_argument("--out", type=Path, default=RESULTS, help="directory for the results (default: %(default)s)")
     run.add_argument("--stride", type=int, default=1, help="in memory: only every so many bytes")
+    run.add_argument(
+        "--proxy", action="append", choices=memory_campaign.PROXIES, help="in memory: only this one; others' rows stay"
+    )
     run.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="in memory: how many at a time")
     run.add_argument("--workers", type=int, default=4, help="real QEMUs: how many tries at a time")
     report = commands.add_parser("report", help="write docs/reliability.md from the results")
@@ -36,20 +39,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     status = 0
     if given.memory or given.all:
-        status |= _memory(given.out, given.stride, given.processes)
+        status |= _memory(given.out, given.stride, given.processes, given.proxy)
     if given.qemu or given.all:
         status |= _qemu(given.out, given.workers)
     return status
 
 
-def _memory(directory: Path, stride: int, processes: int) -> int:
+def _memory(directory: Path, stride: int, processes: int, proxies: list[str] | None) -> int:
     began = time.monotonic()
 
     def progress(done: int, all_of_them: int) -> None:
         print(f"{done} of {all_of_them}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
-    rows = memory_campaign.run(stride, processes, progress).rows()
-    write(directory / "memory.json", rows, _facts() | {"bytes_in": len(sent().wire), "bytes_out": len(fitting().wire)})
+    results = directory / "memory.json"
+    kept = [row for row in read(results)[0] if row.cell.proxy not in proxies] if proxies else []
+    rows = kept + memory_campaign.run(stride, processes, progress, proxies or memory_campaign.PROXIES).rows()
+    write(results, rows, _facts() | {"bytes_in": len(sent().wire), "bytes_out": len(fitting().wire)})
     return _judge(rows)
 
 

@@ -91,10 +91,15 @@ def cases(stride: int = 1, proxies: Sequence[str] = PROXIES) -> Iterator[Case]:
                         yield Case(proxy, fault, place, strike)
 
 
-def run(stride: int = 1, processes: int = 1, progress: Callable[[int, int], None] | None = None) -> Tally:
+def run(
+    stride: int = 1,
+    processes: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    proxies: Sequence[str] = PROXIES,
+) -> Tally:
     """Try them all."""
     tally = Tally()
-    everything = list(cases(stride))
+    everything = list(cases(stride, proxies))
     # spawn: a forked copy of a process with trio in it is nobody's friend.
     with get_context("spawn").Pool(processes) as pool:
         for done, (case, without_s, with_s) in enumerate(pool.imap(_one, everything, chunksize=256), 1):

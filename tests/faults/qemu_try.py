@@ -139,6 +139,7 @@ class Lane:
                 both.start_soon(self._start_source, cpu, capabilities)
         self._source_for = (cpu, case.mode)
         assert self.source is not None
+        await self.source.ask("cont")
         await self.source.machine.ticks(2)
 
     async def _start_source(self, cpu: str, capabilities: tuple[str, ...]) -> None:
@@ -173,7 +174,11 @@ class Lane:
         await self._migrate(source, case)
         await self._settle(source, destination, case)
         after = await self._judge(source, destination)
-        if not after.source:
+        destination.leave()
+        self.destination = None
+        if after.source:
+            await source.ask("stop")  # it goes on with the next try; guests that compute are what tries wait for
+        else:
             source.leave()
             self.source = None
         return after
