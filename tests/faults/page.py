@@ -57,6 +57,17 @@ QEMU = """
 """
 
 
+OPEN_HEAD = """
+### Seen, and not explained yet
+
+Cells of real QEMUs in which proxyd did worse than what it is compared with, in one or two of a few tries on a busy
+machine. Some may be the try and not proxyd (a QEMU that was killed in the middle of the very step that decides); none
+was looked into yet, so none is excused. The campaign of socat and haproxy is not complete, which leaves some cells
+without anything to be compared with.
+
+"""
+
+
 def document() -> str:
     """The page."""
     parts = [HEAD]
@@ -73,7 +84,7 @@ def document() -> str:
         parts.append(_tables(rows))
     found = worse(everything)
     parts.insert(
-        1, ACCEPTED_HEAD + _accepted() + ("\n".join(f"* **{line}**" for line in found) + "\n" if found else "")
+        1, ACCEPTED_HEAD + _accepted() + (OPEN_HEAD + "".join(f"* {line}\n" for line in found) if found else "")
     )
     return "".join(parts)
 

@@ -32,6 +32,10 @@ class Cell:
     place: str
     """On which side of a proxy the bytes were counted, and the network broke."""
 
+    def __str__(self) -> str:
+        words = (self.proxy, self.mode, "-S" if self.paused else "", self.fault, self.phase, self.place)
+        return ", ".join(filter(None, words))
+
 
 @dataclass(frozen=True, slots=True)
 class After:
