@@ -196,6 +196,34 @@ def multifd_init(uuid: bytes = bytes(16), number: int = 0) -> bytes:
     return b"\x11\x22\x33\x44" + be32(1) + uuid + bytes([number]) + bytes(39)
 
 
+MULTIFD_SYNC, MULTIFD_ZLIB, MULTIFD_ZSTD, MULTIFD_QPL, MULTIFD_DEVICE_STATE = 1, 1 << 1, 2 << 1, 4 << 1, 1 << 6
+
+
+def multifd_packet(
+    normal: int = 1,
+    *,
+    flags: int = 0,
+    size: int | None = None,
+    zero: int = 0,
+    pages_alloc: int = 128,
+    offsets: Sequence[int] | None = None,
+    page_size: int = PAGE,
+) -> bytes:
+    """MultiFDPacket_t without its pages; ``size`` is what QEMU would say unless it is given."""
+    counts = struct.pack(">III", pages_alloc, normal, normal * page_size if size is None else size)
+    room = (512 << 10) // page_size
+    pages = [n * page_size for n in range(normal + zero)] if offsets is None else list(offsets)
+    pages = (pages + [0] * room)[:room]
+    head = b"\x11\x22\x33\x44" + be32(1) + be32(flags) + counts + be64(7) + be32(zero) + bytes(28)
+    return head + b"mach-virt.ram".ljust(256, b"\0") + struct.pack(f">{room}Q", *pages)
+
+
+def multifd_device_state(idstr: bytes, size: int) -> bytes:
+    """MultiFDPacketDeviceState_t without its data."""
+    head = b"\x11\x22\x33\x44" + be32(1) + be32(MULTIFD_DEVICE_STATE)
+    return head + idstr.ljust(256, b"\0") + be32(0) + be32(size)
+
+
 SOME_REGISTERS = {0x603000000013C000: 0x410FD0C1, 0x603000000013C103: 0, 0x603000000013DF1A: 1 << 33}
 
 
