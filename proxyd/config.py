@@ -18,6 +18,7 @@ from formats.configuration import MAX_NAME_BYTES
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
 from formats.schemas.arm_cpu import MAX_CPREGS
 from proxyd.endpoint import Address, DestinationEndpoint, ListenEndpoint, parse_destination, parse_listen
+from proxyd.rewrite.firewall import FirewallMode
 from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -175,6 +176,30 @@ class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hostname: str | None = None
 
 
+class FirewallDeviceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[route.firewall.device]]``: bounds for the sections whose name matches. The first that matches counts."""
+
+    section: str
+    bytes: Count = MAX_DEVICE_STATE_BYTES
+    instances: Count = MAX_SECTIONS
+
+
+class FirewallConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[route.firewall]``: what a source may send at all."""
+
+    # Telling first: a list that lacks one device of one guest refuses that guest.
+    mode: FirewallMode = FirewallMode.ALERT
+    # Globs for the names of sections ("cpu", "*/virtio-net"); empty: every one may come.
+    sections: tuple[str, ...] = ()
+    # One section of a device. As much as all may have together, so that by itself it refuses nothing.
+    section_bytes: Count = MAX_DEVICE_STATE_BYTES
+    # Sections of one name; cpu has one for each vCPU. As many as there may be altogether.
+    instances: Count = MAX_SECTIONS
+    # Values of device state that attacks have used.
+    known_bad: bool = True
+    device: tuple[FirewallDeviceConfig, ...] = ()
+
+
 class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[route]]``: one address to listen on, one destination, one policy."""
 
@@ -189,6 +214,7 @@ class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rehearse: bool = False
     source_networks: tuple[str, ...] = ()
     tls: TlsConfig | None = None
+    firewall: FirewallConfig | None = None
 
     @property
     def listen_endpoint(self) -> ListenEndpoint:

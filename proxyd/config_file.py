@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 
@@ -120,13 +120,29 @@ def _known(file: str, prefix: str, table: dict[str, Any], keys: tuple[str, ...])
         raise ConfigError(file, name, f"unknown key{hint} (accepted here: {', '.join(keys)})")
 
 
+def _known_within(file: str, prefix: str, table: dict[str, Any], kind: type[msgspec.Struct]) -> None:
+    """As :func:`_known`, and in the tables of this table."""
+    _known(file, prefix, table, kind.__struct_fields__)
+    for name, field in ((field.encode_name, field.type) for field in msgspec.structs.fields(kind)):
+        inner = next(
+            (one for one in get_args(field) if isinstance(one, type) and issubclass(one, msgspec.Struct)), None
+        )
+        found = table.get(name)
+        if inner is not None and isinstance(found, dict):
+            _known_within(file, f"{prefix}.{name}", found, inner)
+        elif inner is not None and isinstance(found, list):
+            for n, one in enumerate(found):
+                if isinstance(one, dict):
+                    _known_within(file, f"{prefix}.{name}[{n}]", one, inner)
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 def _table(file: str, prefix: str, table: object, kind: type[S]) -> S:
     if not isinstance(table, dict):
         raise ConfigError(file, prefix, f"expected a table, found {table!r}")
-    _known(file, prefix, table, kind.__struct_fields__)
+    _known_within(file, prefix, table, kind)
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
@@ -140,12 +156,13 @@ def _table(file: str, prefix: str, table: object, kind: type[S]) -> S:
 
 
 def _enum_values(kind: type[msgspec.Struct], place: str) -> str:
-    accepted = {
-        field.encode_name: field.type
-        for field in msgspec.structs.fields(kind)
-        if isinstance(field.type, type) and issubclass(field.type, StrEnum)
-    }
-    return ", ".join(accepted[place.strip(".`")])
+    """The values of the enum at ``place`` (``.firewall.mode``), which msgspec does not name."""
+    found: Any = kind
+    for name in place.strip(".`").split("."):
+        found = next(field.type for field in msgspec.structs.fields(found) if field.encode_name == name)
+        found = next((one for one in get_args(found) if one is not type(None)), found)
+    values: type[StrEnum] = found
+    return ", ".join(values)
 
 
 def _checked(file: str, key: str, text: str, parse: Callable[[str], T]) -> T:

@@ -25,6 +25,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from proxyd.rewrite.firewall import FirewallMode, FirewallRule
 from proxyd.rewrite.plan import Action
 from proxyd.rewrite.verdict import Verdict
 
@@ -71,6 +72,9 @@ class Metrics:
         self._rehearsals = self._counter("proxyd_rehearsals", "Rehearsals asked for, by result.", "route", "result")
         self._channels = self._counter(
             "proxyd_channels", "Channels beside the main one that joined a migration, by kind.", "route", "kind"
+        )
+        self._findings = self._counter(
+            "proxyd_firewall_findings", "What firewalls of routes found, by rule and mode.", "route", "rule", "mode"
         )
         self._reloads = self._counter("proxyd_reloads", "Reloads of the configuration.", "result")
         for result in ("applied", "refused"):
@@ -130,6 +134,10 @@ class Metrics:
         if seconds is not None:
             self._rehearsal.labels(route).observe(seconds)
 
+    def count_finding(self, route: str, rule: str, mode: str) -> None:
+        """Something that a route's firewall found."""
+        self._findings.labels(route, rule, mode).inc()
+
     def count_reload(self, *, applied: bool) -> None:
         """A reload was applied, or refused and changed nothing."""
         self._reloads.labels("applied" if applied else "refused").inc()
@@ -183,6 +191,9 @@ class Metrics:
             self._channels.labels(route, kind)
         for result in REHEARSAL_RESULTS:
             self._rehearsals.labels(route, result)
+        for rule in FirewallRule:
+            for mode in (FirewallMode.ALERT, FirewallMode.DENY):
+                self._findings.labels(route, rule.value, mode.value)
         self._rehearsal.labels(route)
         self._held.labels(route)
         self._hold.labels(route)

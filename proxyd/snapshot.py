@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from proxyd.config import Config, ConfigError, RouteConfig, TlsConfig
+from proxyd.rewrite.firewall import NO_FIREWALL, DeviceLimit, FirewallMode, FirewallPolicy
 from proxyd.rewrite.host import HostDescription, HostError
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination
@@ -56,6 +57,9 @@ def remarks(snapshot: Snapshot) -> tuple[str, ...]:
             found.append(f"route {route.name}: no profile and no destination_host, so nothing is rewritten")
         if not route.networks and not route.listen.is_loopback:
             found.append(f"route {route.name}: no source_networks, so anybody who reaches {route.listen} may migrate")
+        firewall = route.policy.firewall
+        if firewall.mode is not FirewallMode.OFF and not firewall.lists("ram"):
+            found.append(f'route {route.name}: firewall.sections has nothing for "ram", which every migration sends')
     if not snapshot.config.metrics_address.is_loopback:
         found.append(f"metrics.listen: anybody who reaches {snapshot.config.metrics.listen} may read the metrics")
     return tuple(found)
@@ -77,6 +81,7 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
             rehearse=route.rehearse,
             postcopy=route.postcopy,
             record=config.recorder.directory is not None,
+            firewall=_firewall(route),
         ),
         stream_limits=StreamLimits(
             device_state_bytes=limits.device_state_bytes,
@@ -95,6 +100,20 @@ def _route(config: Config, n: int, knowledge: Knowledge) -> Route:
         host_file=None if route.destination_host is None else str(config.relative(route.destination_host)),
         source_tls=_tls(config, n, "source", server_tls),
         destination_tls=_tls(config, n, "destination", client_tls),
+    )
+
+
+def _firewall(route: RouteConfig) -> FirewallPolicy:
+    rules = route.firewall
+    if rules is None:
+        return NO_FIREWALL
+    return FirewallPolicy(
+        mode=rules.mode,
+        section_bytes=rules.section_bytes,
+        instances=rules.instances,
+        sections=rules.sections,
+        devices=tuple(DeviceLimit(one.section, one.bytes, one.instances) for one in rules.device),
+        known_bad=rules.known_bad,
     )
 
 

@@ -80,16 +80,23 @@ class Witness:
         self._recorded = True
         plan = None if rewriter.report is None else rewriter.report.plan
         report = report_of(rewriter.machine, plan)
-        machine = rewriter.machine
+        machine, denied = rewriter.machine, rewriter.denied
 
         def write() -> None:
-            recorder.write(self._made(evidence, machine, outcome, reason, report))
+            recorder.write(self._made(evidence, machine, outcome, reason, report, denied=denied))
 
         self._office.scribe.submit(f"recording of migration {self._migration}", write)
         rewriter.evidence = None  # a postcopy can go on for hours, and holds it otherwise
 
     def _made(
-        self, evidence: Evidence, machine: str | None, outcome: str, reason: str, report: dict[str, Any] | None
+        self,
+        evidence: Evidence,
+        machine: str | None,
+        outcome: str,
+        reason: str,
+        report: dict[str, Any] | None,
+        *,
+        denied: bool,
     ) -> Recorded:
         policy = self._route.policy
         destination = policy.destination
@@ -118,6 +125,7 @@ class Witness:
             report=report,
             before_bytes=0,
             after_bytes=0,
+            denied=denied,
         )
         return Recorded(facts, bytes(evidence.before), b"".join(map(bytes, evidence.after)))
 

@@ -83,6 +83,8 @@ def _difference(recorded: Recorded, replayed: Replayed) -> str | None:
     if replayed.after == recorded.after:
         return None
     facts = recorded.facts
+    if not recorded.after and facts.denied:
+        return None  # the firewall is not what is replayed
     if not recorded.after:
         return f"nothing was released then ({facts.outcome}: {facts.reason}), and it would be now"
     if not replayed.after:
@@ -104,6 +106,8 @@ def _write_text(facts: Recording, replayed: Replayed, *, asked: bool) -> None:
         f"migration {facts.migration} of route {facts.route} from {facts.source}, {facts.time}, proxyd {facts.proxyd}",
         f"then: {facts.outcome}" + (f": {facts.reason}" if facts.reason else ""),
     ]
+    if facts.denied:
+        lines.append("the route's firewall refused it; its rules are not in a recording, and are not applied now")
     if facts.knowledge != builtin_digest():
         lines.append("the knowledge base is another one than then")
     changes = () if replayed.plan is None else replayed.plan.changes

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 from proxyd.rewrite.rewriter import Phase
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxyd.relay.intake import Buffer
+    from proxyd.rewrite.firewall import Finding
     from proxyd.rewrite.plan import Plan
     from proxyd.rewrite.rehearsal import Rehearsal
     from proxyd.rewrite.report import RewriteReport
@@ -29,6 +32,8 @@ class CommittedStream:
     report: RewriteReport | None = None
     forced: str | None = None
     planned: Plan | None = None
+    page_size: int | None = None
+    findings: Sequence[Finding] = ()
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,6 +17,7 @@ import trio
 from formats.errors import FormatError, LimitExceeded, TruncatedStream, UnsupportedStream
 from proxyd.metrics import Metrics
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.firewall import Finding
 from proxyd.rewrite.plan import Plan
 from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.report import RewriteReport
@@ -28,10 +29,6 @@ Buffer = bytes | memoryview
 # From here on the session is a pipe: the rewriter has let go of everything, and a proxy that cannot say where the
 # stream's commit point is (another architecture) has to behave as if it were past.
 PIPE_PHASES: Final = frozenset({Phase.RELEASED, Phase.OPAQUE})
-
-
-# Bytes of a prologue that are read at a time: some 1.5 ms of commands, and anybody may send them.
-PROLOGUE_STEP: Final = 1024
 
 _HELD: Final = frozenset({Phase.HOLDING, Phase.REHEARSING, Phase.RELEASED})
 
@@ -62,6 +59,14 @@ class Rewriter(Protocol):
     @property
     def machine(self) -> str | None:
         """The machine type, once it is known."""
+
+    @property
+    def page_size(self) -> int | None:
+        """The guest's pages, in bytes, where it is known and of use."""
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the route's firewall has found; only ever longer."""
 
     @property
     def passthrough_reason(self) -> str | None:
@@ -124,7 +129,12 @@ class Intake:
     """One stream's rewriter, counted."""
 
     def __init__(
-        self, rewriter: Rewriter, route: str, metrics: Metrics, holds: Callable[[int], object] = lambda _size: None
+        self,
+        rewriter: Rewriter,
+        route: str,
+        metrics: Metrics,
+        holds: Callable[[int], object] = lambda _size: None,
+        found: Callable[[Finding], object] = lambda _finding: None,
     ) -> None:
         self.rewriter = rewriter
         self.released: Release | None = None
@@ -133,6 +143,8 @@ class Intake:
         self._sections: Counter[str] = Counter()
         self._held = 0
         self._holds = holds  # hears how many bytes are held, whenever that changes
+        self._found = found  # hears of what the firewall finds
+        self._told = 0
         self._phase: Phase | None = rewriter.phase
         self._hold_since: float | None = None
         self._rewrite_s = 0.0
@@ -197,6 +209,9 @@ class Intake:
             if count != self._sections[kind]:
                 self._metrics.count_sections(self._route, kind, count - self._sections[kind])
                 self._sections[kind] = count
+        for finding in self.rewriter.findings[self._told :]:
+            self._told += 1
+            self._found(finding)
         held = self.rewriter.held_bytes
         if held != self._held:
             self._metrics.add_held(self._route, held - self._held)

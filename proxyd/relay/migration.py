@@ -61,6 +61,7 @@ class Migration:
         self._began = trio.current_time()
         self.preempt = PreemptWindow(self._began)
         self.keeper: Keeper | None = None
+        self.page_size: int | None = None  # of the guest, in bytes, once the prologue was read
         self._silent = silent
         self._hurried: Silent | None = None
         self._guard = guard

@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, Self
 
 from proxyd.relay.channel import GONE, Leg, SocketLeg
+from proxyd.relay.inspection import Inspection
 from proxyd.relay.transport import Buffer
 
 _INT: Final = struct.Struct("i")
@@ -91,25 +92,27 @@ async def pump(
     moved: Callable[[int], None],
     pipe: Pipe | None = None,
     look: Callable[[bytes], None] | None = None,
+    inspection: Inspection | None = None,
 ) -> None:
     """Carry everything that comes, until FIN.
 
     :param moved: hears of each piece that was delivered, in bytes.
     :param pipe: for two plain sockets; what is in it goes first. Without one, a pipe of its own.
     :param look: is shown each piece before it is delivered.
+    :param inspection: is shown what it asks for before it is delivered. What it raises ends the pump.
 
     Error handling: raises what the giver raises, and :class:`TakerGone`; an unknown part of the last piece was
     delivered then.
     """
     if not (isinstance(giver, SocketLeg) and isinstance(taker, SocketLeg)):
-        await _copy(giver, taker, moved, look)
+        await _copy(giver, taker, moved, look, inspection)
     elif pipe is not None:
-        await _splice(giver, taker, pipe, moved, look)
+        await _splice(giver, taker, pipe, moved, look, inspection)
     else:
         pipe = Pipe.open()
         pipe.widen()
         try:
-            await _splice(giver, taker, pipe, moved, look)
+            await _splice(giver, taker, pipe, moved, look, inspection)
         finally:
             pipe.close()
 
@@ -121,11 +124,19 @@ async def drain(giver: Leg, look: Callable[[bytes], None] | None = None) -> None
             look(chunk)
 
 
-async def _copy(giver: Leg, taker: Leg, moved: Callable[[int], None], look: Callable[[bytes], None] | None) -> None:
+async def _copy(
+    giver: Leg,
+    taker: Leg,
+    moved: Callable[[int], None],
+    look: Callable[[bytes], None] | None,
+    inspection: Inspection | None,
+) -> None:
     while True:
         chunk: Buffer
         if look is None:
             chunk = await giver.receive_chunk()
+            if inspection is not None:
+                inspection.look(chunk)
         else:
             chunk = await giver.receive_some()
             look(chunk)
@@ -146,6 +157,7 @@ async def _splice(
     pipe: Pipe,
     moved: Callable[[int], None],
     look: Callable[[bytes], None] | None,
+    inspection: Inspection | None,
 ) -> None:
     size = pipe.held  # what a process before this one has left
     while True:
@@ -156,9 +168,14 @@ async def _splice(
                 raise TakerGone from error
             moved(size)
         # The pipe is empty before each turn, so a splice into it waits for the socket alone.
-        if look is None:
-            size = await giver.splice_into(pipe.write_end, PIPE_BYTES)
-        else:
+        if look is not None:
             size = await giver.splice_looking(pipe.write_end, look)
+        elif inspection is None:
+            size = await giver.splice_into(pipe.write_end, PIPE_BYTES)
+        elif inspection.unseen:
+            size = await giver.splice_into(pipe.write_end, min(inspection.unseen, PIPE_BYTES))
+            inspection.passed(size)
+        else:
+            size = await giver.splice_looking(pipe.write_end, inspection.look, inspection.wanted)
         if not size:
             return

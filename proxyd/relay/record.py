@@ -13,6 +13,7 @@ from proxyd.journal import Journal, write_plan, write_refusals
 from proxyd.metrics import Direction, Metrics
 from proxyd.relay.intake import Intake, Release, Rewriter
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.firewall import Finding, FirewallMode
 from proxyd.rewrite.rehearsal import Rehearsal
 from proxyd.rewrite.rewriter import RewriteRefused
 
@@ -142,6 +143,12 @@ class SessionRecord:
     def not_rehearsed(self) -> None:
         """It was to be rehearsed, and nobody could."""
         self._metrics.count_rehearsal(self._label, "unavailable")
+
+    def found(self, finding: Finding, mode: FirewallMode) -> None:
+        """The route's firewall has found something. Where it refuses the migration, the last line says so."""
+        self._metrics.count_finding(self._label, finding.rule.value, mode.value)
+        if mode is FirewallMode.ALERT:
+            self.journal.warning(f"firewall: {finding}", rule=finding.rule.value)
 
     def refused(self, error: RewriteRefused) -> None:
         """The rules forbid this stream, or a rehearsal has shown that it would not arrive whole."""

@@ -28,16 +28,19 @@ from proxyd.relay.committed_stream import a_recovery
 from proxyd.relay.destination import fixed_destination
 from proxyd.relay.dialling import dial_destination, watched
 from proxyd.relay.greeting import Greeting
-from proxyd.relay.intake import PROLOGUE_STEP, Buffer, Intake, ending_of
+from proxyd.relay.inspection import Inspection
+from proxyd.relay.intake import Buffer, Intake
 from proxyd.relay.keeping import Keeper, carried
 from proxyd.relay.migration import Key, Migration, TooManyChannels
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.patience import idle_allowance, idle_expired, main_missing
+from proxyd.relay.prologue import read_prologue
 from proxyd.relay.pump import plain_pipes
 from proxyd.relay.record import SessionRecord
 from proxyd.relay.rehearser import RehearsalUnavailable, Rehearser
 from proxyd.relay.rewrite_relay import RewriteRelay
 from proxyd.relay.surroundings import Surroundings
+from proxyd.rewrite.firewall import Finding, FirewallMode
 from proxyd.rewrite.freshness import StaleDescription
 from proxyd.rewrite.rewriter import RewriteRefused
 from proxyd.routes import RehearsalService, Route
@@ -190,16 +193,18 @@ class MigrationSession:
         self._keep(migration)
         if around.witness is not None:
             self.record.witness = around.witness(self.route, self.record.id, self._source.peer)
-        intake = Intake(around.make_rewriter(self.route), self.route.metrics_label, around.metrics, self._holds)
+        rewriter = around.make_rewriter(self.route)
+        intake = Intake(rewriter, self.route.metrics_label, around.metrics, self._holds, self._found)
         self._intake = intake
-        buffers = await self._prologue(intake, first)
+        buffers = await read_prologue(intake, self._source, self.record, first)
         if isinstance(buffers, Ending):
             return buffers
         refusal = self._admit()
         if refusal is not None:
             return refusal
-        if intake.rewriter.postcopy_advised:
-            migration.preempt.advise(intake.rewriter.machine, visible=not intake.is_pipe)
+        migration.page_size = rewriter.page_size
+        if rewriter.postcopy_advised:
+            migration.preempt.advise(rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
             ending = await self._open_rehearser(self.route.rehearsal)
             if ending is not None:
@@ -279,32 +284,13 @@ class MigrationSession:
             return Ending(Outcome.REFUSED, str(error))
         return None
 
-    async def _prologue(self, intake: Intake, chunk: bytes) -> list[Buffer] | Ending:
-        """Feed the rewriter until it lets the first bytes go."""
-        while True:
-            try:
-                buffers = intake.feed(chunk[:PROLOGUE_STEP]) if chunk else intake.finish()
-                chunk = chunk[PROLOGUE_STEP:]
-                if buffers:
-                    return buffers + intake.feed(chunk) if chunk else buffers
-            except (FormatError, RewriteRefused) as error:
-                if isinstance(error, RewriteRefused):
-                    self.record.refused(error)
-                elif not chunk:
-                    return Ending(Outcome.SOURCE_GONE, f"the source closed the connection: {error}")
-                return ending_of(error)
-            if chunk:
-                await trio.lowlevel.checkpoint()
-                continue
-            try:
-                chunk = await self._source.receive_some()
-            except trio.BrokenResourceError as error:
-                return Ending(Outcome.SOURCE_GONE, f"the source's connection broke in the prologue: {error.__cause__}")
-
     def _header_expired(self) -> Ending:
         count = len(self._greeting.first) if self._intake is None else self._intake.rewriter.bytes_in
         reason = f"no whole prologue within {self.route.times.header_s:g} s (limits.header_time_s), {count} bytes came"
         return Ending(Outcome.LIMIT, reason)
+
+    def _found(self, finding: Finding) -> None:
+        self.record.found(finding, self.route.policy.firewall.mode)
 
     def _holds(self, size: int) -> None:
         self._around.held.change(self._source.origin, self.abandon, size)
@@ -345,12 +331,19 @@ class MigrationSession:
         self._guard.allow_any_time()  # its main channel keeps the time
         try:
             await migration.wait_turn(self._accepted)
+            inspection = self._inspect(migration) if kind is ChannelKind.MULTIFD else None
             self._destination = await self._dial()
             # What tells the destination which channel it is, and then it is the next one's turn: the destination may
             # read on only once it has them all, and what follows can be more than its socket holds.
             await self._destination.send_buffers((first[:MULTIFD_INIT_BYTES],))
             migration.end_turn(self._accepted)
+            if inspection is not None:
+                inspection.look(first[MULTIFD_INIT_BYTES:])
             await self._destination.send_buffers((first[MULTIFD_INIT_BYTES:],))
+        except RewriteRefused as error:
+            ending = Ending(Outcome.REFUSED, f"{name}: {error}")
+            migration.channel_lost(ending)
+            return ending
         except (DestinationUnreachable, *GONE) as error:
             ending = Ending(Outcome.DESTINATION_UNREACHABLE, f"{name}: {error}")
             migration.channel_lost(ending)
@@ -358,9 +351,15 @@ class MigrationSession:
         finally:
             migration.end_turn(self._accepted)
         self.record.relayed(Direction.TO_DESTINATION, len(first))
-        return await self._relay_channel(migration, name, kind.value)
+        return await self._relay_channel(migration, name, kind.value, inspection)
 
-    async def _relay_channel(self, migration: Migration, name: str, kind: str) -> Ending:
+    def _inspect(self, migration: Migration) -> Inspection | None:
+        policy = self.route.policy.firewall
+        if policy.mode is FirewallMode.OFF or migration.page_size is None:
+            return None
+        return Inspection(policy, migration.page_size, self._found)
+
+    async def _relay_channel(self, migration: Migration, name: str, kind: str, inspection: Inspection | None) -> Ending:
         last = Ending(Outcome.DELIVERED, f"{name} has ended")
 
         def moved(direction: Direction, size: int) -> None:
@@ -376,7 +375,7 @@ class MigrationSession:
         with plain_pipes(self._source, self._destination) as pipes:
             if pipes is not None:
                 pipes[0].widen()
-            relay = ChannelRelay(self._source, self._destination, name, moved, lost, pipes)
+            relay = ChannelRelay(self._source, self._destination, name, moved, lost, pipes, inspection)
             with migration.carrying(carried(name, kind, self._source, self._destination, pipes)):
                 await relay.run()
         if relay.was_reset and migration.keeper is not None:

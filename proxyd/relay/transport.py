@@ -175,14 +175,14 @@ class BulkStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.cancel_shielded_checkpoint()
         return moved
 
-    async def splice_looking(self, pipe: int, look: Callable[[bytes], None]) -> int:
-        """As :meth:`splice_into`, at most :data:`LOOK_BYTES`; ``look`` is shown what went into the pipe, or ``b""``."""
+    async def splice_looking(self, pipe: int, look: Callable[[bytes], None], size: int = LOOK_BYTES) -> int:
+        """As :meth:`splice_into`; ``look`` is shown what went into the pipe, or ``b""``."""
 
         def splice(most: int) -> bytes:
             seen = self._socket.recv(most, socket.MSG_PEEK)
             return seen and seen[: os.splice(self._socket.fileno(), pipe, len(seen), flags=_SPLICE)]
 
-        seen, waited = await self._receive(splice, LOOK_BYTES)
+        seen, waited = await self._receive(splice, size)
         look(seen)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from formats.configuration import MAX_NAME_BYTES
 from formats.device_tail import MAX_DEVICE_STATE_BYTES, MAX_SECTIONS
 from formats.schemas.arm_cpu import MAX_CPREGS
+from proxyd.rewrite.firewall import NO_FIREWALL, FirewallPolicy
 
 if TYPE_CHECKING:
     from proxyd.rewrite.knowledge import Knowledge
@@ -57,6 +58,7 @@ class StreamLimits:
 class RewritePolicy:
     """Where streams go and what may be changed on the way. Without a ``destination`` nothing is rewritten.
 
+    ``firewall``: what may come at all.
     ``record``: the rewriter keeps what it saw of the device state, before and after.
     ``rehearse``: device state that was planned for waits for :meth:`~proxyd.rewrite.rewriter.StreamRewriter.release`.
     """
@@ -68,3 +70,4 @@ class RewritePolicy:
     rehearse: bool = False
     postcopy: PostcopyPolicy = PostcopyPolicy.PROVEN
     record: bool = False
+    firewall: FirewallPolicy = NO_FIREWALL

@@ -76,6 +76,7 @@ class Recording(msgspec.Struct, frozen=True):
 
     ``knowledge`` is the SHA-256 of the knowledge base's files. ``host`` is the host description's document and
     ``profile`` the profile's text. ``report`` is that of ``proxyd plan --json``.
+    ``denied``: the route's firewall has refused it, whose rules are not in here.
     """
 
     version: int
@@ -99,6 +100,7 @@ class Recording(msgspec.Struct, frozen=True):
     report: dict[str, Any] | None
     before_bytes: int
     after_bytes: int
+    denied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

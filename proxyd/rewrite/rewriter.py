@@ -17,20 +17,22 @@ Raising before RELEASED is always safe for the guest: the destination has no dev
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from formats import events
-from formats.errors import FormatError, LimitExceeded, SchemaMismatch
+from formats.errors import FormatError, LimitExceeded, SchemaMismatch, quoted
 from formats.package import source_waits
 from formats.parser import ParserLimits, StreamParser
 from formats.savevm import MigCommand, SectionType
+from proxyd.rewrite.firewall import Finding, Firewall
 from proxyd.rewrite.package import package_header, rewrite_package
-from proxyd.rewrite.plan import Outcome, Refusal
+from proxyd.rewrite.plan import Outcome
 from proxyd.rewrite.policy import PostcopyPolicy, ReturnPathPolicy, RewritePolicy, StreamLimits
 from proxyd.rewrite.recording import Evidence
+from proxyd.rewrite.refusal import MAY_LOSE_GUEST, NO_RETURN_PATH, RewriteRefused, refused_for, takes_guest_back
 from proxyd.rewrite.report import RewriteReport
 from proxyd.rewrite.tail import SelfCheckFailed, rewrite_tail
 
@@ -46,26 +48,6 @@ MAX_PROLOGUE_BYTES: Final = 8 << 10
 
 _KINDS: Final = {SectionType.START: "start", SectionType.PART: "part", SectionType.END: "end"}
 
-NO_RETURN_PATH: Final = (
-    "the stream has no return path: the source would call a failed migration complete and its guest would be lost; "
-    "turn it on at the source and the destination (migrate_set_capability return-path on), "
-    'or set return_path = "optional" on the route'
-)
-
-
-# QEMU 10.2 and later take their guest back if a postcopy package does not load (commit 7b842fe354). The machine type is
-# the only thing that tells of the version before it is too late: virt-10.2 exists from that version on.
-_TAKES_BACK: Final = (10, 2)
-_MACHINE_VERSION: Final = re.compile(r"-(\d+)\.(\d+)$")
-
-MAY_LOSE_GUEST: Final = (
-    "the source may switch to postcopy, and its machine type ({machine}) does not show that it is QEMU 10.2 or later: "
-    "an older one gives its guest up before it knows whether the destination takes it; turn postcopy off at the source "
-    "(migrate_set_capability postcopy-ram off), or use a machine type of 10.2 or later, or set postcopy on the route: "
-    '"sources-10.2" if all of its sources are, "may-lose-guest" if their guests may be lost'
-)
-
-
 NO_DESTINATION: Final = "the route names no destination host or profile"
 
 _AS_IT_CAME: Final = "delivered as it came, because its source (before QEMU 10.2) cannot take the guest back"
@@ -80,15 +62,6 @@ class Phase(StrEnum):
     REHEARSING = "rehearsing"
     RELEASED = "released"
     OPAQUE = "opaque"
-
-
-class RewriteRefused(Exception):
-    """A legal stream that the rules forbid to go on. ``refusals`` has one entry per register, or is empty."""
-
-    def __init__(self, message: str, refusals: tuple[Refusal, ...] = (), report: RewriteReport | None = None) -> None:
-        super().__init__(message)
-        self.refusals = refusals
-        self.report = report
 
 
 class StreamRewriter:
@@ -122,6 +95,7 @@ class StreamRewriter:
         self.switched = False
         self.forced: str | None = None
         self.evidence: Evidence | None = None
+        self._firewall = Firewall(policy.firewall)
         self._postcopy_ram = False
         self._unread = False  # released, and what follows is passed on unseen
         self._ready: list[Buffer] = []
@@ -134,6 +108,21 @@ class StreamRewriter:
     def held_bytes(self) -> int:
         """Bytes that were taken in and not handed out."""
         return self._prologue_bytes + self._parser.held_bytes + sum(map(len, self._ready))
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What the route's firewall has found so far; the list only grows."""
+        return self._firewall.findings
+
+    @property
+    def denied(self) -> bool:
+        """Whether the firewall has refused the stream."""
+        return self._firewall.denies and bool(self._firewall.findings)
+
+    @property
+    def page_size(self) -> int | None:
+        """The guest's pages, in bytes, once the configuration was read; None where nothing is known of them."""
+        return None if self.phase in {Phase.PROLOGUE, Phase.OPAQUE} else self._parser.page_size
 
     @property
     def offset(self) -> int:
@@ -186,7 +175,7 @@ class StreamRewriter:
         self.planned = None
         refusals = rehearsal.refusals(self.policy.allow)
         if refusals:
-            raise _refused(refusals, report)
+            raise refused_for(refusals, report)
         self.report = report
         self.phase = Phase.RELEASED
         out, self._ready = self._ready, []
@@ -225,6 +214,7 @@ class StreamRewriter:
                     self.passthrough_reason = (
                         f"machine {event.machine!r} is not arm (its page size is fixed): nothing is rewritten"
                     )
+                    self._firewall.unseen(f"all sections, because machine {quoted(event.machine)} is not arm")
                     self._open(Phase.OPAQUE, out)
             case events.Command(command=MigCommand.OPEN_RETURN_PATH):
                 self.return_path = True
@@ -234,9 +224,11 @@ class StreamRewriter:
                 self._postcopy_ram = bool(event.data)
                 self._pass(event, out)
             case events.SectionHeader():
+                self._firewall.stream_section(event.idstr)
                 self._forward(event, out)
                 self.sections[_KINDS[event.type]] += 1
             case events.EarlySection():
+                self._firewall.device_section(event.device.idstr, event.device.payload_bytes)
                 self._forward(event, out)
                 self.sections["full"] += 1
             case events.BulkData() | events.SectionFooter():
@@ -272,16 +264,11 @@ class StreamRewriter:
     def _may_become_postcopy(self) -> bool:
         if self.policy.destination is None or self.policy.postcopy is not PostcopyPolicy.PROVEN:
             return True
-        return self._machine_proves()
-
-    def _machine_proves(self) -> bool:
-        """Whether the machine type is one that only QEMU 10.2 and later have."""
-        found = _MACHINE_VERSION.search(self.machine or "")
-        return found is not None and (int(found[1]), int(found[2])) >= _TAKES_BACK
+        return takes_guest_back(self.machine)
 
     def _takes_back(self, package: bytes) -> bool:
         """Whether the source resumes its guest if this package is refused."""
-        return source_waits(package) or (self.return_path and self._machine_proves())
+        return source_waits(package) or (self.return_path and takes_guest_back(self.machine))
 
     def _open(self, phase: Phase, out: list[Buffer]) -> None:
         out += self._prologue
@@ -294,6 +281,7 @@ class StreamRewriter:
         self.sections["full"] += len(tail.sections)
         if self.policy.record:
             self.evidence = Evidence(tail.raw, tail.offset, tail.vmdesc.page_size, tail.early)
+        self._firewall.device_tail(tail)
         result = rewrite_tail(tail, self.policy, self.limits)
         if result.plan is None:
             self.passthrough_reason = (
@@ -304,7 +292,7 @@ class StreamRewriter:
         else:
             report = RewriteReport(machine=self.machine, plan=result.plan)
             if result.plan.outcome is Outcome.REFUSED:
-                raise _refused(result.plan.refusals, report)
+                raise refused_for(result.plan.refusals, report)
             self._made_ready(result.devices, result.vmdesc)
             if self.policy.rehearse:
                 self.planned = result.plan
@@ -354,19 +342,28 @@ class StreamRewriter:
         """A package that is too large to be held passes unread where a refusal would lose the guest for sure."""
         if self.policy.destination is None:
             self.passthrough_reason = NO_DESTINATION
-        elif self.policy.postcopy is PostcopyPolicy.SOURCES_10_2 or (self.return_path and self._machine_proves()):
+        elif self.policy.postcopy is PostcopyPolicy.SOURCES_10_2 or (
+            self.return_path and takes_guest_back(self.machine)
+        ):
             return
         else:
             self.forced = (
                 f"{_AS_IT_CAME}: postcopy package of at most {self.limits.device_state_bytes} bytes expected "
                 f"(limit device_state_bytes), found {event.length}"
             )
+        try:
+            self._firewall.unseen(f"a postcopy package of {event.length} bytes")
+        except RewriteRefused as error:
+            if self.return_path and takes_guest_back(self.machine):
+                raise
+            self.forced = self.forced or f"{_AS_IT_CAME}: {error}"
         self._unread = True
         self.phase = Phase.RELEASED
         out.append(event.raw)
 
     def _rewritten_package(self, package: bytes, offset: int) -> tuple[bytes, bytes]:
         """Header and package to send; raises what stands against it."""
+        self._firewall.package(package, offset, self.limits.sections)
         if self.policy.destination is None:
             self.passthrough_reason = NO_DESTINATION
             return package_header(len(package)), package
@@ -377,7 +374,7 @@ class StreamRewriter:
             return result.header, result.package
         report = RewriteReport(machine=self.machine, plan=result.plan)
         if result.plan.outcome is Outcome.REFUSED:
-            raise _refused(result.plan.refusals, report)
+            raise refused_for(result.plan.refusals, report)
         if self.policy.rehearse and self._takes_back(package):
             self.planned = result.plan
         else:
@@ -385,10 +382,4 @@ class StreamRewriter:
         return result.header, result.package
 
 
-def _refused(refusals: tuple[Refusal, ...], report: RewriteReport) -> RewriteRefused:
-    first, *others = refusals
-    more = f" (and {len(others)} more)" if others else ""
-    return RewriteRefused(f"{first}{more}", refusals, report)
-
-
-__all__ = ["FormatError", "Phase", "RewriteRefused", "StreamRewriter"]
+__all__ = ["NO_RETURN_PATH", "FormatError", "Phase", "RewriteRefused", "StreamRewriter"]

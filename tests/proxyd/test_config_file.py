@@ -15,6 +15,8 @@ from proxyd import config_file as configuration
 from proxyd.config import (
     Config,
     ConfigError,
+    FirewallConfig,
+    FirewallDeviceConfig,
     LimitsConfig,
     LogConfig,
     LogFormat,
@@ -207,6 +209,36 @@ def test_everything_can_be_said() -> None:
             ),
         ),
         (
+            ROUTE + "[route.firewall]\nmode = 'denied'",
+            "route[0].firewall.mode: invalid enum value 'denied' (accepted: off, alert, deny)",
+        ),
+        (
+            ROUTE + "[[route.firewall.device]]\nsection = 'a'\nbyte = 1",
+            (
+                "route[0].firewall.device[0].byte: unknown key; did you mean bytes? "
+                "(accepted here: section, bytes, instances)"
+            ),
+        ),
+        (
+            ROUTE + "[route.firewall]\ndevice = ['cpu']",
+            "route[0].firewall.device[0]: expected object, got str",
+        ),
+        (
+            ROUTE + "[[route.firewall.device]]\nbytes = 1",
+            "route[0].firewall.device[0]: object missing required field section",
+        ),
+        (
+            ROUTE + "[route.firewall]\nsection_bytes = 0",
+            "route[0].firewall.section_bytes: expected int >= 1",
+        ),
+        (
+            ROUTE + "[route.firewall]\nsection = []",
+            (
+                "route[0].firewall.section: unknown key; did you mean sections? "
+                "(accepted here: mode, sections, section_bytes, instances, known_bad, device)"
+            ),
+        ),
+        (
             ROUTE + "[route.tls]\nsource = '/x'\nhostname = 'a'",
             "route[0].tls.hostname: expected tls.destination beside it: that leg is plain",
         ),
@@ -291,7 +323,7 @@ def test_port_0_never_collides() -> None:
 
 
 def test_the_manual_has_every_limit() -> None:
-    manual = (ROOT / "docs" / "operations.md").read_text().partition("## Limits")[2].partition("## Port probes")[0]
+    manual = (ROOT / "docs" / "operations.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
     documented = re.findall(r"^\| `(\w+)` \| ", manual, re.MULTILINE)
     assert sorted(documented) == sorted(LimitsConfig.__struct_fields__)
 
@@ -299,13 +331,13 @@ def test_the_manual_has_every_limit() -> None:
 # config.example.toml.
 
 # What has no default: a route's own facts, and the files.
-_GIVEN = {"name", "listen", "destination", "profile", "destination_host", "source_networks", "tls"}
+_GIVEN = {"name", "listen", "destination", "profile", "destination_host", "source_networks", "tls", "firewall"}
 _GIVEN_TLS = {"source", "destination", "source_identities", "hostname"}
 
 
 def _uncommented() -> str:
     """The example with the keys and tables that are there in comments, because they name files."""
-    return re.sub(r"^# (\w+ = .+|\[[\w.]+\])$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+    return re.sub(r"^# (\w+ = .+|\[+[\w.]+\]+)$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
 
 
 def _tables() -> list[tuple[str, dict[str, Any], type[msgspec.Struct]]]:
@@ -317,15 +349,22 @@ def _tables() -> list[tuple[str, dict[str, Any], type[msgspec.Struct]]]:
         ("limits", document["limits"], LimitsConfig),
         ("route", document["route"][0], RouteConfig),
         ("tls", document["route"][0]["tls"], TlsConfig),
+        ("firewall", document["route"][0]["firewall"], FirewallConfig),
+        ("device", document["route"][0]["firewall"]["device"][0], FirewallDeviceConfig),
     ]
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(7))
 def test_the_example_has_every_key_with_its_default(index: int) -> None:
     name, table, kind = _tables()[index]
     assert list(table) == list(kind.__struct_fields__), name
     for field in msgspec.structs.fields(kind):
-        if field.name in {"route": _GIVEN, "tls": _GIVEN_TLS}.get(name, set()):
+        if field.name in {
+            "route": _GIVEN,
+            "tls": _GIVEN_TLS,
+            "firewall": {"sections", "device"},
+            "device": {"section", "bytes", "instances"},
+        }.get(name, set()):
             continue
         given = table[field.name]
         assert (tuple(given) if isinstance(given, list) else given) == field.default, field.name

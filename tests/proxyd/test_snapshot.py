@@ -9,6 +9,7 @@ import pytest
 from proxyd import config_file as configuration
 from proxyd.config import ConfigError
 from proxyd.endpoint import Address
+from proxyd.rewrite.firewall import NO_FIREWALL, DeviceLimit, FirewallMode, FirewallPolicy
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.policy import ReturnPathPolicy, StreamLimits
 from proxyd.routes import RehearsalService, SessionTimes
@@ -142,3 +143,38 @@ def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path: Path, key: s
     with pytest.raises(ConfigError) as caught:
         build(tmp_path, f"{ROUTE}{key} = 'bad'")
     assert str(caught.value).startswith(f"{tmp_path}/config.toml: route[0].{key}: {tmp_path}/bad: ")
+
+
+def test_a_route_s_firewall(tmp_path: Path) -> None:
+    (route,) = build(tmp_path, ROUTE).routes
+    assert route.policy.firewall is NO_FIREWALL
+    text = (
+        ROUTE
+        + """
+[route.firewall]
+mode = "deny"
+sections = ["ram", "cpu*"]
+instances = 5
+known_bad = false
+[[route.firewall.device]]
+section = "cpu"
+bytes = 1000
+"""
+    )
+    (route,) = build(tmp_path, text).routes
+    assert route.policy.firewall == FirewallPolicy(
+        FirewallMode.DENY,
+        instances=5,
+        sections=("ram", "cpu*"),
+        devices=(DeviceLimit("cpu", 1000, 4096),),
+        known_bad=False,
+    )
+
+
+def test_a_firewall_that_lets_no_memory_through_is_remarked(tmp_path: Path) -> None:
+    text = ROUTE + "profile = 'profile.toml'\n[route.firewall]\nsections = ['cpu']\nmode = 'MODE'"
+    for mode in ("alert", "deny"):
+        assert remarks(build(tmp_path, text.replace("MODE", mode))) == (
+            'route lab: firewall.sections has nothing for "ram", which every migration sends',
+        )
+    assert remarks(build(tmp_path, text.replace("MODE", "off"))) == ()

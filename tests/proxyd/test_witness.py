@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from formats.errors import FormatError
 from proxyd.config import AuditConfig, Config, RecorderConfig
 from proxyd.ports import CannotListen
 from proxyd.relay.outcome import Ending, Outcome
+from proxyd.rewrite.firewall import FirewallMode, FirewallPolicy
 from proxyd.rewrite.recording import Recorded
 from proxyd.rewrite.rewriter import RewriteRefused, StreamRewriter
 from proxyd.witness import Witnesses
@@ -75,6 +77,19 @@ def test_a_release_is_recorded_at_once_and_its_end_is_told(tmp_path: Path) -> No
     assert (change["event"], change["name"], change["migration"]) == ("change", "TCR2_EL1", "abc123")
     assert (end["event"], end["outcome"], end["outcome_reason"]) == ("end", "completed", "the guest runs there")
     assert len(office.recordings()) == 1
+
+
+def test_what_the_firewall_refused_is_recorded_as_that(tmp_path: Path) -> None:
+    office = Office(tmp_path)
+    witness = office.witnesses(a_route(), "abc123", "192.0.2.1:1")
+    policy = dataclasses.replace(a_policy(REMOVE), firewall=FirewallPolicy(FirewallMode.DENY, section_bytes=10))
+    rewriter = StreamRewriter(policy)
+    with pytest.raises(RewriteRefused):
+        rewriter.feed(b.stream())
+    witness.ended(rewriter, Ending(Outcome.REFUSED, "firewall: too large"))
+    office.witnesses.close()
+    (one,) = office.recordings()
+    assert (one.facts.denied, one.facts.outcome, one.after) == (True, "refused", b"")
 
 
 def test_a_refusal_is_recorded_at_the_end(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Each function is one experiment; it returns when everything is as it should be a
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,22 +95,39 @@ async def refused_directly(bench: Bench, pair: Pair, mode: Mode, directory: Path
             await assert_stayed(source)
 
 
-async def through_proxyd(bench: Bench, pair: Pair, mode: Mode, directory: Path) -> None:
-    """The case itself: proxyd rewrites the registers, and the guest goes on at the destination."""
+async def through_proxyd(
+    bench: Bench,
+    pair: Pair,
+    mode: Mode,
+    directory: Path,
+    firewall: Mapping[str, str | bool | list[str]] | None = None,
+) -> list[str]:
+    """The case itself: proxyd rewrites the registers, and the guest goes on at the destination.
+
+    Returns what proxyd said.
+    """
     async with machines(bench, pair, mode, directory) as (source, destination):
         await prepare(destination, mode, mode.destination_leg, bench.certificates, server=True)
         await prepare(source, mode, mode.source_leg, bench.certificates, server=False)
         reached_at = await listening(destination, mode.destination_leg, directory / "destination.sock")
-        async with route(bench, pair, mode, reached_at, directory) as (uri, daemon):
+        async with route(bench, pair, mode, reached_at, directory, firewall) as (uri, daemon):
             end = await migrate(source, mode, uri)
             assert end == "completed", source.account() + destination.account() + daemon.stderr.decode()
             await assert_moved(source, destination, mode)
             line = await daemon.logged(lambda line: "outcome" in line)
             assert line["outcome"] == "completed", daemon.stderr.decode()
+            return [line["message"] for line in daemon.log]
 
 
 async def refused_by_proxyd(
-    bench: Bench, pair: Pair, mode: Mode, directory: Path, says: str, *, dialled: bool = False
+    bench: Bench,
+    pair: Pair,
+    mode: Mode,
+    directory: Path,
+    says: str,
+    *,
+    dialled: bool = False,
+    firewall: Mapping[str, str | bool | list[str]] | None = None,
 ) -> None:
     """Proxyd refuses the stream with what *says* in its reason, and the guest goes on at the source.
 
@@ -119,7 +136,7 @@ async def refused_by_proxyd(
     async with machines(bench, pair, mode, directory) as (source, destination):
         await prepare(source, mode, mode.source_leg, bench.certificates, server=False)
         port = await destination.incoming()
-        async with proxyd(directory, port, profile=str(pair.profile_path)) as daemon:
+        async with proxyd(directory, port, firewall=firewall, profile=str(pair.profile_path)) as daemon:
             await source.qmp.execute("migrate", uri=f"tcp:127.0.0.1:{daemon.port}")
             assert await source.migration_end() == "failed", source.account()
             line = await daemon.logged(lambda line: "outcome" in line)
@@ -134,7 +151,12 @@ async def refused_by_proxyd(
 
 @asynccontextmanager
 async def route(
-    bench: Bench, pair: Pair, mode: Mode, destination: str, directory: Path
+    bench: Bench,
+    pair: Pair,
+    mode: Mode,
+    destination: str,
+    directory: Path,
+    firewall: Mapping[str, str | bool | list[str]] | None = None,
 ) -> AsyncIterator[tuple[str, Daemon]]:
     """Run proxyd in front of QEMU's URI *destination*; yields the URI for the source."""
     sides = {"source": mode.source_leg, "destination": mode.destination_leg}
@@ -147,7 +169,7 @@ async def route(
         keys["listen"] = f"unix:{path}"
     if mode.postcopy:
         keys["postcopy"] = consent(pair)
-    async with proxyd(directory, 0, tls=tls or None, **keys) as daemon:
+    async with proxyd(directory, 0, tls=tls or None, firewall=firewall, **keys) as daemon:
         yield (f"unix:{path}" if mode.source_leg.unix else f"tcp:127.0.0.1:{daemon.port}"), daemon
 
 

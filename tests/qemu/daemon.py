@@ -65,9 +65,13 @@ async def proxyd(
     destination_port: int,
     *,
     tls: Mapping[str, str | bool | list[str]] | None = None,
+    firewall: Mapping[str, str | bool | list[str]] | None = None,
     **route: str | list[str],
 ) -> AsyncIterator[Daemon]:
-    """Run ``proxyd serve`` with one route to 127.0.0.1:*destination_port*; *route* and *tls* give its further keys."""
+    """Run ``proxyd serve`` with one route to 127.0.0.1:*destination_port*.
+
+    *route*, *tls* and *firewall* give its further keys.
+    """
     port = free_port()
     keys = {"name": "test", "listen": f"127.0.0.1:{port}", "destination": f"127.0.0.1:{destination_port}", **route}
     config = directory / "proxyd.toml"
@@ -75,6 +79,7 @@ async def proxyd(
         '[metrics]\nlisten = "127.0.0.1:0"\n[log]\nformat = "json"\n[[route]]\n'
         + _keys(keys)
         + (f"[route.tls]\n{_keys(tls)}" if tls else "")
+        + (f"[route.firewall]\n{_keys(firewall)}" if firewall else "")
     )
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         # Abstract namespace: a path below the test's directory can be too long for a socket's name.

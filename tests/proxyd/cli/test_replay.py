@@ -71,6 +71,14 @@ def test_a_refusal_then_and_now(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "nothing was released then (refused: because), and it would be now" in capsys.readouterr().err
 
 
+def test_what_the_firewall_refused_is_replayed_without_it(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rules are the operator's, and not in a recording: that they refused it is no difference."""
+    one = Recorded.parse(released.read_bytes())
+    write(released.parent, Recorded(one.facts, one.before, b""), outcome="refused", reason="firewall: x", denied=True)
+    assert main(["replay", str(released)]) == 0
+    assert "the route's firewall refused it; its rules are not in a recording" in capsys.readouterr().out
+
+
 def test_released_then_and_refused_now(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = Recorded.parse(released.read_bytes())
     write(released.parent, one, profile=REFUSE)

@@ -13,6 +13,7 @@ from proxyd.relay.channel import DestinationUnreachable
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.session import MigrationSession
 from proxyd.relay.surroundings import Surroundings
+from proxyd.rewrite.firewall import NO_FIREWALL
 from tests.proxyd.relay.legs import MemoryLeg, leg_pair
 from tests.proxyd.relay.stage import ScriptedRewriter, a_journal, a_route
 
@@ -28,6 +29,8 @@ class Scene:
         self.rewriters: list[ScriptedRewriter] = []
         self.refuse_after: int | None = None
         self.capacity: int | None = None  # bytes that a connection to the destination holds before it is read
+        self.page_size: int | None = 4096
+        self.firewall = NO_FIREWALL
         self.places = 100  # for connections of migrations
         self.may_connect = trio.Event()
         self.may_connect.set()
@@ -42,6 +45,7 @@ class Scene:
         one = ScriptedRewriter()
         one.postcopy_advised = self.advised
         one.machine = self.machine
+        one.page_size = self.page_size
         self.rewriters.append(one)
         return one
 
@@ -60,7 +64,7 @@ class Scene:
         leg.peer = f"{host}:1000"
         leg.origin = host
         self.legs.append(source)
-        session = MigrationSession(leg, a_route(), self._around, admit=self._admit)
+        session = MigrationSession(leg, a_route(firewall=self.firewall), self._around, admit=self._admit)
 
         async def run() -> None:
             self.endings[name] = await session.run()

@@ -8,6 +8,7 @@ The scripted rewriter reads a toy stream, so that a test reads like the conversa
     {...}      a postcopy package: the same
     ~          in the prologue: another architecture, everything passes
     ! ?        not a stream; against the rules
+    $          something that the firewall tells of, and lets pass
     ^          more than a limit allows; ``&`` something that is not supported; ``#`` a bug
 """
 
@@ -32,6 +33,7 @@ from proxyd.relay.channel import DestinationUnreachable
 from proxyd.relay.outcome import Ending
 from proxyd.relay.session import MigrationSession
 from proxyd.relay.surroundings import Surroundings
+from proxyd.rewrite.firewall import NO_FIREWALL, Finding, FirewallPolicy, FirewallRule
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Action, Change, Notice, Outcome, Plan, Refusal
 from proxyd.rewrite.policy import RewritePolicy, StreamLimits
@@ -76,6 +78,8 @@ class ScriptedRewriter:
         self.postcopy_advised = False
         self.switched = False
         self.forced: str | None = None
+        self.page_size: int | None = 4096
+        self.findings: list[Finding] = []
         self.closed = False
         self._held = b""
 
@@ -87,7 +91,7 @@ class ScriptedRewriter:
         assert self.phase is not Phase.RELEASED, "fed after its release"
         self.bytes_in += len(chunk)
         out: list[bytes | memoryview] = []
-        for word in re.findall(rb"[^][{}/~!?^&#]+|.", chunk, re.DOTALL):
+        for word in re.findall(rb"[^][{}/~!?^&#$]+|.", chunk, re.DOTALL):
             self._word(word, out)
         return out
 
@@ -121,6 +125,8 @@ class ScriptedRewriter:
                 raise FormatError("not a stream")
             case b"?":
                 raise RewriteRefused("against the rules", (REFUSAL,))
+            case b"$":
+                self.findings.append(Finding(FirewallRule.SECTION, "a section that is not listed"))
             case b"^":
                 raise LimitExceeded("more than the limit")
             case b"&":
@@ -186,13 +192,14 @@ def a_route(
     connect_s: float = 10,
     networks: tuple[Any, ...] = (),
     rehearsal: RehearsalService | None = None,
+    firewall: FirewallPolicy = NO_FIREWALL,
 ) -> Route:
     return Route(
         name=name,
         listen=listen,
         destination=destination,
         networks=networks,
-        policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin()),
+        policy=RewritePolicy(destination=None, knowledge=Knowledge.builtin(), firewall=firewall),
         stream_limits=StreamLimits(),
         times=SessionTimes(
             header_s=header_s, idle_s=idle_s, hold_idle_s=hold_idle_s, hold_s=hold_s, connect_s=connect_s

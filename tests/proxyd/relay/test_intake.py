@@ -18,6 +18,7 @@ from formats.errors import (
 from proxyd.metrics import Metrics
 from proxyd.relay.intake import Intake, Rewriter, ending_of, rewriter_for
 from proxyd.relay.outcome import Outcome
+from proxyd.rewrite.firewall import Finding
 from proxyd.rewrite.rewriter import Phase, RewriteRefused, StreamRewriter
 from tests.proxyd.relay.stage import FAITHFUL, ScriptedRewriter, a_route, value
 
@@ -157,3 +158,14 @@ async def test_a_release_after_a_rehearsal_is_timed_from_the_first_held_byte(aut
     assert intake.released.hold_s == pytest.approx(5)
     assert intake.released.rewrite_s < 1
     assert value(metrics, "proxyd_hold_seconds_count", route="lab") == 1
+
+
+async def test_findings_are_told_once_and_before_what_they_refuse() -> None:
+    found: list[Finding] = []
+    intake = Intake(ScriptedRewriter(), "lab", Metrics(), found=found.append)
+    intake.feed(b"QEVM/$")
+    intake.feed(b"pages")
+    assert len(found) == 1
+    with pytest.raises(RewriteRefused):
+        intake.feed(b"$$?")
+    assert len(found) == 3

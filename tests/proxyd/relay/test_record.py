@@ -8,6 +8,7 @@ from proxyd.metrics import Direction, Metrics
 from proxyd.relay.intake import Intake
 from proxyd.relay.outcome import Ending, Outcome
 from proxyd.relay.record import SessionRecord, propose_command
+from proxyd.rewrite.firewall import Finding, FirewallMode, FirewallRule
 from proxyd.rewrite.rewriter import RewriteRefused
 from tests.proxyd.relay.stage import REFUSAL, ScriptedRewriter, Told, a_journal, value
 
@@ -159,3 +160,15 @@ async def test_a_bug_in_telling_is_told_and_goes_no_further(
     record.ended(Ending(Outcome.COMPLETED, "because"), 1, silent=False)
     bugs = [line for level, line, _ in told.lines if level == "ERROR"]
     assert len(bugs) == (3 if log_works else 0)
+
+
+def test_a_finding_is_counted_and_told_unless_the_last_line_says_it() -> None:
+    record, metrics, told = a_record()
+    finding = Finding(FirewallRule.SIZE, "section 'cpu': at most 1 bytes expected, found 2")
+    record.found(finding, FirewallMode.ALERT)
+    record.found(finding, FirewallMode.DENY)
+    assert [(level, text, fields["rule"]) for level, text, fields in told.lines] == [
+        ("WARNING", f"firewall: {finding}", "size")
+    ]
+    for mode in ("alert", "deny"):
+        assert value(metrics, "proxyd_firewall_findings_total", route="lab", rule="size", mode=mode) == 1

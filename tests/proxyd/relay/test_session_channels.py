@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxyd.relay import migration as migration_module
+from proxyd.rewrite.firewall import FirewallMode, FirewallPolicy
 from tests import builders as b
 from tests.proxyd.relay.legs import MemoryLeg
 from tests.proxyd.relay.scene import a_scene
@@ -230,3 +231,66 @@ async def test_a_migration_without_a_place_never_reaches_the_destination(autojum
         await scene.connect("recovery", "192.0.2.2").say(b.RECV_BITMAP)
         assert await scene.ended("main", "recovery") == ["too_many_connections"] * 2
         assert scene.dialled == 0
+
+
+# The firewall looks at the packets of multifd channels.
+
+BAD_PACKET = b.multifd_packet(1, flags=b.MULTIFD_ZSTD, size=1 << 30)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_denied_packet_ends_its_migration_and_is_not_delivered(
+    at_once: bool, autojump_clock: MockClock
+) -> None:
+    async with a_scene() as scene:
+        scene.firewall = FirewallPolicy(FirewallMode.DENY)
+        main, channel = scene.connect("main"), scene.connect("channel")
+        good = b.multifd_packet(1) + bytes(b.PAGE)
+        await channel.say(b.multifd_init(UUID) + good + (BAD_PACKET if at_once else b""))
+        await wait_all_tasks_blocked()
+        await main.say(b"QEVM/")
+        await scene.accepted()
+        there = await scene.accepted()
+        if not at_once:
+            assert await there.receive_exactly(64 + len(good)) == b.multifd_init(UUID) + good
+            await channel.say(BAD_PACKET[:100])
+            assert await there.receive_exactly(100) == BAD_PACKET[:100], "no QEMU acts on a part of a header"
+            await channel.say(BAD_PACKET[100:])
+        seen = await reset_seen(there)
+        assert seen == (b.multifd_init(UUID) if at_once else b"")
+        assert await reset_seen(main) == b""
+        assert (await scene.ended("main", "channel"))[0] == "refused"
+        reason = scene.endings["main"].reason
+        assert reason.startswith("multifd channel 0: firewall: multifd packet: next_packet_size of 1 to 1048576")
+    assert value(scene.metrics, "proxyd_firewall_findings_total", rule="multifd", mode="deny") == 1
+
+
+async def test_an_alert_is_told_and_everything_passes(autojump_clock: MockClock) -> None:
+    async with a_scene() as scene:
+        scene.firewall = FirewallPolicy(FirewallMode.ALERT)
+        main, channel = scene.connect("main"), scene.connect("channel")
+        await channel.say(b.multifd_init(UUID) + BAD_PACKET + b"packed pages")
+        await wait_all_tasks_blocked()
+        await main.say(b"QEVM/$")
+        await scene.accepted()
+        there = await scene.accepted()
+        assert await there.receive_exactly(64 + len(BAD_PACKET) + 12) == b.multifd_init(UUID) + BAD_PACKET + (
+            b"packed pages"
+        )
+    assert value(scene.metrics, "proxyd_firewall_findings_total", rule="multifd", mode="alert") == 1
+    assert value(scene.metrics, "proxyd_firewall_findings_total", rule="section", mode="alert") == 1
+    told = [text for _, text, _ in scene.told.lines if text.startswith("firewall: ")]
+    assert len(told) == 2
+
+
+async def test_a_stream_of_unknown_pages_has_packets_that_nobody_reads(autojump_clock: MockClock) -> None:
+    async with a_scene() as scene:
+        scene.firewall = FirewallPolicy(FirewallMode.ALERT)
+        main, channel = scene.connect("main"), scene.connect("channel")
+        await channel.say(b.multifd_init(UUID) + b"whatever")
+        await wait_all_tasks_blocked()
+        scene.page_size = None
+        await main.say(b"QEVM~")
+        await scene.accepted()
+        assert await (await scene.accepted()).receive_exactly(72) == b.multifd_init(UUID) + b"whatever"
+    assert value(scene.metrics, "proxyd_firewall_findings_total") == 0
