@@ -19,6 +19,11 @@ from formats.channel import preempts_from_setup
 # one second.
 AT_SETUP_S: Final = 1.5
 
+# Seconds for which a source may still be busy with that connection. QEMU 7.2 aborts, and its guest is gone, if the
+# migration fails meanwhile: the connection's callback registers with a migration that is no more (util/yank.c:
+# yank_register_function). It takes some milliseconds, and on a busy host a second or two.
+SETTLE_S: Final = 2
+
 # Seconds before the package: in between the source stops its vCPUs and flushes its disks.
 BEFORE_SWITCH_S: Final = 5
 
@@ -33,6 +38,7 @@ class PreemptWindow:
         self._began = began
         self._until = -math.inf  # those accepted up to then
         self._since = math.inf  # and those accepted from then on
+        self._settled = -math.inf  # the source is done with setting up what it connects
         self._advised = False
         self._taken = False
 
@@ -43,6 +49,7 @@ class PreemptWindow:
             self._since = -math.inf
         elif preempts_from_setup(machine):
             self._until = self._began + AT_SETUP_S
+            self._settled = self._began + SETTLE_S
 
     def switch(self, now: float) -> bool:
         """The source switches to postcopy. Whether this was news."""
@@ -50,6 +57,10 @@ class PreemptWindow:
         if news:
             self._since = now - BEFORE_SWITCH_S
         return news
+
+    def unsettled(self, now: float) -> float:
+        """For how many more seconds a source must not see its migration fail: it is setting up its preempt channel."""
+        return max(0.0, self._settled - now)
 
     def recover(self) -> None:
         """The main channel is a recovery's: its preempt channel may come at any time."""

@@ -149,6 +149,8 @@ class MigrationSession:
                 ran_to_its_end = self._destination is not None and self._guard.committed
             if scope.cancelled_caught or self._guard.abandoned:
                 ending = self._guard.ending
+            if self._migration is not None and not ran_to_its_end:
+                await trio.sleep(self._migration.preempt.unsettled(trio.current_time()))
         except Exception as error:  # noqa: BLE001 - the one place where a session's bug stops
             ending = Ending(Outcome.INTERNAL_ERROR, f"a bug of proxyd's: {error!r}")
             self.record.failed(error)
@@ -197,14 +199,14 @@ class MigrationSession:
         intake = Intake(rewriter, self.route.metrics_label, around.metrics, self._holds, self._found)
         self._intake = intake
         buffers = await read_prologue(intake, self._source, self.record, first)
+        migration.page_size = rewriter.page_size
+        if rewriter.postcopy_advised:
+            migration.preempt.advise(rewriter.machine, visible=not intake.is_pipe)
         if isinstance(buffers, Ending):
             return buffers
         refusal = self._admit()
         if refusal is not None:
             return refusal
-        migration.page_size = rewriter.page_size
-        if rewriter.postcopy_advised:
-            migration.preempt.advise(rewriter.machine, visible=not intake.is_pipe)
         if self.route.rehearsal is not None and not intake.is_pipe:
             ending = await self._open_rehearser(self.route.rehearsal)
             if ending is not None:

@@ -16,7 +16,7 @@ from tests.qemu.machine import Machine
 from tests.qemu.modes import MODES, TCP, Mode
 from tests.qemu.moving import BANDWIDTH, NO_DOWNTIME, POSTCOPY_BANDWIDTH, assert_moved, assert_stayed, passes, prepare
 from tests.qemu.pairs import PAIRS, Pair
-from tests.qemu.versions import QEMU_10_0
+from tests.qemu.versions import QEMU_11_1
 
 pytestmark = pytest.mark.qemu
 
@@ -72,7 +72,8 @@ async def test_a_multifd_channel_that_breaks_fails_the_migration(bench: Bench, p
         await assert_stayed(scene.source)
         line = await scene.daemon.logged(lambda line: "outcome" in line)
         assert line["outcome"] == "source_gone", line
-        if pair.destination is not QEMU_10_0:  # which waits for its multifd threads forever, without proxyd as well
+        # 10.0 waits for its multifd threads for ever, and 7.2 at times; without proxyd, too.
+        if pair.destination is QEMU_11_1:
             assert await scene.destination.exited() == 1
         assert len([one for one in scene.daemon.log if "outcome" in one]) == 1, "one migration, one outcome"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxyd.relay.preempt import AT_SETUP_S, BEFORE_SWITCH_S, PreemptWindow
+from proxyd.relay.preempt import AT_SETUP_S, BEFORE_SWITCH_S, SETTLE_S, PreemptWindow
 
 BEGAN = 100.0
 
@@ -46,3 +46,13 @@ def test_there_is_only_one() -> None:
     window.recover()
     window.take()
     assert not window.fits(BEGAN)
+
+
+def test_a_source_that_sets_its_channel_up_must_not_fail_meanwhile() -> None:
+    window = PreemptWindow(BEGAN)
+    assert window.unsettled(BEGAN) == 0
+    window.advise("virt-8.0", visible=True)
+    assert window.unsettled(BEGAN) == 0, "it connects later"
+    window.advise("virt-7.2", visible=True)
+    assert window.unsettled(BEGAN + 0.5) == SETTLE_S - 0.5
+    assert window.unsettled(BEGAN + 10) == 0

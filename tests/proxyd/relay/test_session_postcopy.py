@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxyd.relay.outcome import Outcome
-from proxyd.relay.preempt import AT_SETUP_S, BEFORE_SWITCH_S
+from proxyd.relay.preempt import AT_SETUP_S, BEFORE_SWITCH_S, SETTLE_S
 from tests import builders as b
 from tests.proxyd.relay.legs import MemoryLeg
 from tests.proxyd.relay.scene import Scene, a_scene
@@ -217,3 +217,17 @@ async def test_a_recovery_that_finds_nobody(autojump_clock: MockClock) -> None:
         await main.say(b.RECV_BITMAP)
         assert await reset_seen(main) == b""
         assert await scene.ended("main") == [Outcome.DESTINATION_UNREACHABLE.value]
+
+
+@pytest.mark.parametrize(("machine", "seconds"), [("virt-7.2", SETTLE_S), ("virt-10.0", 0)])
+async def test_a_source_that_sets_up_its_preempt_channel_is_not_reset_meanwhile(
+    machine: str, seconds: float, autojump_clock: MockClock
+) -> None:
+    """QEMU 7.2 aborts if its migration fails then."""
+    async with a_scene(advised=True, machine=machine) as scene:
+        began = trio.current_time()
+        main = scene.connect("main")
+        await main.say(b"QEVM?")
+        assert await reset_seen(main) == b""
+        assert trio.current_time() - began == pytest.approx(seconds)
+        assert await scene.ended("main") == ["refused"]
