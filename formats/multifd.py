@@ -14,6 +14,7 @@ multifd_recv_thread`` and ``multifd-nocomp.c: multifd_ram_unfill_packet`` (QEMU 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -113,12 +114,11 @@ class MultifdReader:
         self.payload_left -= size
         self._offset += size
 
-    def feed(self, data: bytes | memoryview) -> list[MultifdPacket]:
-        """The packets whose headers end in ``data``.
+    def feed(self, data: bytes | memoryview) -> Iterator[MultifdPacket]:
+        """The packets whose headers end in ``data``, which is read as far as they are asked for: ask for all.
 
         :raises SchemaMismatch: this is no header that any QEMU reads, so nobody knows where the next one is.
         """
-        found: list[MultifdPacket] = []
         position = 0
         while position < len(data):
             if self.payload_left:
@@ -131,9 +131,8 @@ class MultifdReader:
                 if not self.header_left:
                     packet = self._header_ends()
                     if packet is not None:
-                        found.append(packet)
+                        yield packet
             position += size
-        return found
 
     def _header_ends(self) -> MultifdPacket | None:
         magic, version, flags = _HEADER.unpack_from(self._head)

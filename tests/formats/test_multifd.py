@@ -50,12 +50,12 @@ def test_a_reader_says_how_much_it_wants_to_see() -> None:
     reader = MultifdReader(b.PAGE)
     assert (reader.header_left, reader.payload_left) == (12, 0)
     packet = b.multifd_packet(2)
-    assert reader.feed(packet[:12]) == []
+    assert list(reader.feed(packet[:12])) == []
     assert (reader.header_left, reader.payload_left) == (308 + 8 * 128, 0)
-    assert len(reader.feed(packet[12:])) == 1
+    assert len(list(reader.feed(packet[12:]))) == 1
     assert (reader.header_left, reader.payload_left) == (12, 2 * b.PAGE)
     reader.skip(b.PAGE)
-    assert reader.feed(bytes(b.PAGE)) == []
+    assert list(reader.feed(bytes(b.PAGE))) == []
     assert (reader.header_left, reader.payload_left) == (12, 0)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from formats.events import DeviceTail
 from formats.parser import StreamParser
+from proxyd.rewrite.firewall import FirewallMode, FirewallPolicy
 from proxyd.rewrite.host import HostDescription
 from proxyd.rewrite.knowledge import Knowledge
 from proxyd.rewrite.plan import Destination, Outcome
@@ -59,3 +60,15 @@ def test_towards_every_host(name: str) -> None:
         assert second.report is not None
         assert second.report.plan.outcome is Outcome.LOADS_AS_IS
     assert loaded, "a stream must load on the kernel that it comes from"
+
+
+@pytest.mark.parametrize("name", recorded.mode_names())
+def test_a_strict_firewall_finds_nothing_in_what_qemu_sends(name: str) -> None:
+    """Whatever the mode; without a list of sections, which is the operator's."""
+    strict = FirewallPolicy(FirewallMode.DENY, section_bytes=1 << 20, instances=8)
+    policy = RewritePolicy(None, Knowledge(), return_path=ReturnPathPolicy.OPTIONAL, firewall=strict)
+    rewriter = StreamRewriter(policy)
+    wire = recorded.load_mode(name)
+    out = b"".join(bytes(buffer) for i in range(0, len(wire), 65536) for buffer in rewriter.feed(wire[i : i + 65536]))
+    assert out == wire
+    assert rewriter.findings == []
