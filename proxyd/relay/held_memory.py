@@ -37,11 +37,15 @@ class HeldMemory:
             self._relieve()
 
     def _relieve(self) -> None:
-        """Abandon one. What it holds is freed when its session ends, a moment later."""
-        origin = max(self._by_origin, key=lambda each: sum(self._by_origin[each].values()))
-        abandon, size = max(self._by_origin[origin].items(), key=lambda pair: pair[1])
-        reason = (
-            f"at most {self.limit} bytes of device state expected at once (limits.held_bytes), found {self.bytes}; "
-            f"{origin} holds the most, and {size} of them in this migration"
-        )
-        abandon(Ending(Outcome.LIMIT, reason))
+        """Abandon one. What it holds is freed when its session ends, a moment later.
+
+        Those past their commit point cannot be: their destination is slow to take what was released.
+        """
+        for origin, of_origin in sorted(self._by_origin.items(), key=lambda pair: -sum(pair[1].values())):
+            for abandon, size in sorted(of_origin.items(), key=lambda pair: -pair[1]):
+                reason = (
+                    f"at most {self.limit} bytes of device state expected at once (limits.held_bytes), found "
+                    f"{self.bytes}; {origin} holds {size} of them in this migration"
+                )
+                if abandon(Ending(Outcome.LIMIT, reason)):
+                    return

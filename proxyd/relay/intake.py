@@ -142,6 +142,7 @@ class Intake:
         self._metrics = metrics
         self._sections: Counter[str] = Counter()
         self._held = 0
+        self._deposited = 0
         self._holds = holds  # hears how many bytes are held, whenever that changes
         self._found = found  # hears of what the firewall finds
         self._told = 0
@@ -183,6 +184,11 @@ class Intake:
         self._observe_release()
         return buffers
 
+    def deposit(self, size: int) -> None:
+        """So many released bytes are on their way: they are still ours until the destination's socket has them."""
+        self._deposited = size
+        self._count()
+
     def _observe_release(self) -> None:
         if self.released is None and self._hold_since is not None and self.rewriter.phase is Phase.RELEASED:
             self.released = Release(trio.current_time() - self._hold_since, self._rewrite_s)
@@ -212,7 +218,7 @@ class Intake:
         for finding in self.rewriter.findings[self._told :]:
             self._told += 1
             self._found(finding)
-        held = self.rewriter.held_bytes
+        held = self.rewriter.held_bytes + self._deposited
         if held != self._held:
             self._metrics.add_held(self._route, held - self._held)
             self._held = held

@@ -184,6 +184,7 @@ class RewriteRelay:
     async def _commit(self, buffers: Sequence[Buffer], head: int | None = None) -> None:
         """Pass the commit point with ``buffers``; ``head``: how many bytes the destination has to have before it takes
         other channels."""
+        self._intake.deposit(sum(map(len, buffers)))
         await self._migration.gather()
         # Before the commit point, because it may have to wait for the service manager, and may be in vain.
         deposit: Deposit = await self._keep(buffers) or MemoryDeposit(buffers)
@@ -203,6 +204,7 @@ class RewriteRelay:
                 self._pipes[0].widen()  # the guest's memory is still to come
         finally:
             deposit.close()
+            self._intake.deposit(0)
         self._record.released(self._intake)
 
     async def _keep(self, buffers: Sequence[Buffer]) -> Deposit | None:

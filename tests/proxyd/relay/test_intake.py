@@ -169,3 +169,15 @@ async def test_findings_are_told_once_and_before_what_they_refuse() -> None:
     with pytest.raises(RewriteRefused):
         intake.feed(b"$$?")
     assert len(found) == 3
+
+
+async def test_what_is_on_its_way_is_held_until_it_has_left() -> None:
+    metrics = Metrics()
+    held: list[int] = []
+    intake = Intake(ScriptedRewriter(), "lab", metrics, held.append)
+    intake.feed(b"QEVM/[abc]")
+    intake.deposit(5)
+    assert value(metrics, "proxyd_held_bytes", route="lab") == 5
+    intake.deposit(0)
+    assert value(metrics, "proxyd_held_bytes", route="lab") == 0
+    assert held == [5, 0]
