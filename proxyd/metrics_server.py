@@ -31,6 +31,10 @@ CLIENT_TIME_S: Final = 10.0
 # A scraper that comes behind a crowd waits, rather than being refused.
 BACKLOG: Final = 128
 
+# For what was accepted before the end. In an upgrade the other process answers by then, and a scrape that this one has
+# taken must not fail.
+LAST_CLIENTS_S: Final = 1.0
+
 # How often serve_forever looks at the clock, and at close().
 _POLL_S: Final = 0.5
 
@@ -120,6 +124,11 @@ class _Server(HTTPServer):
         """Called by serve_forever now and then: end what has taken too long."""
         self.end_clients(older_than=CLIENT_TIME_S)
 
+    def wait_for_clients(self, most_s: float) -> None:
+        """Until all that were accepted are served, or so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._threads, most_s)
+
     def end_clients(self, *, older_than: float) -> None:
         """End connections that were accepted more than so many seconds ago."""
         late = time.monotonic() - older_than
@@ -155,9 +164,11 @@ class MetricsServer:
         return self._server.fileno()
 
     def close(self) -> None:
-        """Stop answering. Blocks for as long as ``serve_forever`` polls (0.5 s), so call it from a thread."""
+        """Take no more, and answer what is there. Blocks for as long as ``serve_forever`` polls (0.5 s), and for
+        :data:`LAST_CLIENTS_S` if somebody is slow, so call it from a thread."""
         self._server.shutdown()
         self._server.server_close()
+        self._server.wait_for_clients(LAST_CLIENTS_S)
         self._server.end_clients(older_than=0)
         self._thread.join()
 

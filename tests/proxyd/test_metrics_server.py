@@ -14,7 +14,7 @@ import pytest
 from proxyd import metrics_server
 from proxyd.endpoint import Address
 from proxyd.metrics import Metrics
-from proxyd.metrics_server import MAX_CLIENTS, MAX_THREADS, MetricsServer
+from proxyd.metrics_server import LAST_CLIENTS_S, MAX_CLIENTS, MAX_THREADS, MetricsServer
 
 SCRAPE = b"GET /metrics HTTP/1.0\r\n\r\n"
 
@@ -144,9 +144,27 @@ def test_a_system_without_threads_costs_a_scrape(server: MetricsServer, monkeypa
         assert to_the_end(scraper).startswith(b"HTTP/1.0 200")
 
 
-def test_the_end_does_not_wait_for_clients(metrics: Metrics) -> None:
+def test_the_end_waits_for_clients_and_not_for_ever(metrics: Metrics) -> None:
+    """In an upgrade the other process answers by then; a scrape that was accepted here must not fail."""
     server = MetricsServer(metrics, Address("127.0.0.1", 0))
-    with closing(connected(server)) as silent:
-        wait_until_served(server, 1)
-        server.close()
+    with connected(server) as late, connected(server) as silent:
+        wait_until_served(server, 2)
+        closing_it = threading.Thread(target=server.close)
+        began = time.monotonic()
+        closing_it.start()
+        while server._server.fileno() >= 0:
+            time.sleep(0.001)
+        late.sendall(SCRAPE)
+        assert b"proxyd_draining" in to_the_end(late)
         assert to_the_end(silent) == b""
+        closing_it.join()
+    assert LAST_CLIENTS_S <= time.monotonic() - began < 10
+
+
+def test_the_end_is_at_once_when_nobody_is_there(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server, "LAST_CLIENTS_S", 3600)
+    server = MetricsServer(metrics, Address("127.0.0.1", 0))
+    with connected(server) as client:
+        client.sendall(SCRAPE)
+        assert to_the_end(client)
+    server.close()
