@@ -71,9 +71,15 @@ class Qemu:
                 return dict(answer)
         return {}
 
-    async def runs(self) -> bool:
-        """Whether the guest runs here."""
-        return bool((await self.ask("query-status")).get("running", False))
+    async def runs(self, seconds: float = 0) -> bool:
+        """Whether the guest runs here, or does so within that time."""
+        until = trio.current_time() + seconds
+        while True:
+            if (await self.ask("query-status")).get("running", False):
+                return True
+            if self.ended or trio.current_time() >= until:
+                return False
+            await trio.sleep(0.05)
 
     async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for *condition*, which is looked at whenever QEMU says something; says whether it came to hold."""

@@ -48,7 +48,11 @@ def worse(rows: Iterable[Row], proxy: str = PROXY) -> list[str]:
     for row in tally.rows():
         if row.cell.proxy != proxy:
             continue
-        others = [other for cell in counterparts(row.cell) if (other := tally.row(cell)) is not None]
+        if row.cell.mode == THE_OTHER and row.cell.fault in DEATHS:
+            # The proxy's death struck it, too, and nobody knows in which phase it was by then.
+            others = [other for other in tally.rows() if _is_a_copier_s(row.cell, other)]
+        else:
+            others = [other for cell in counterparts(row.cell) if (other := tally.row(cell)) is not None]
         for what in ("lost", "doubled"):
             accepted = what == "lost" and (row.cell.fault, row.cell.phase) in ACCEPTED
             if getattr(row, what) and not accepted and not any(getattr(other, what) for other in others):
@@ -56,6 +60,12 @@ def worse(rows: Iterable[Row], proxy: str = PROXY) -> list[str]:
         if row.wrong and not any(_is_alone_in(row.cell, other) and other.wrong for other in tally.rows()):
             found.append(f"{row.cell}: {row.wrong} of {row.tries} wrong, and QEMU alone never in this mode")
     return found
+
+
+def _is_a_copier_s(cell: Cell, other: Row) -> bool:
+    """Whether *other* is of a proxy that only copies and died of the same fault, whenever."""
+    there = other.cell
+    return (there.proxy in COPIERS, there.mode, there.fault, there.paused) == (True, "precopy", cell.fault, cell.paused)
 
 
 def _is_alone_in(cell: Cell, other: Row) -> bool:
