@@ -320,8 +320,8 @@ async def _run(
                     one.end()
                     continue
                 count += 1
-                if any(after.wrong for after in afters):
-                    progress(f"wrong: {case}\n{one.account(case)}")
+                if any(after.wrong or not (after.source or after.destination) for after in afters):
+                    progress(f"lost or wrong: {case}\n{one.account(case)}")
                 with kept.open("a") as file:
                     for cell, after in zip(cells(case), afters, strict=True):
                         entry = {"case": name_of(case), "cell": asdict(cell), "after": asdict(after)}

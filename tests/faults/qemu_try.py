@@ -213,6 +213,10 @@ class Lane:
             longest = SETTLE_S if "completed" in source.statuses else 3.0
             await destination.until(lambda: self._ended(destination), longest)
             return
+        if "postcopy-paused" in source.statuses:
+            # The guest has been the destination's since postcopy-active, and nobody ends that one: it is recovered.
+            await destination.ask("cont")
+            return
         if "completed" not in source.statuses:
             destination.signal(signal.SIGKILL)
             await destination.until(lambda: False, 3.0)

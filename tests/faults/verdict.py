@@ -19,15 +19,14 @@ COPIERS = ("pipe", "socat", "haproxy")
 THE_OTHER = "two at once, the other"
 """Nothing happened to it, but it shares a proxy with one to which something did."""
 
-ACCEPTED: dict[tuple[str, str], str] = {
-    ("source: gone with its host", "vmdesc"): (
-        "the source's host goes with the vmdesc half sent, and the destination was started without -S. QEMU alone runs "
-        "the guest at the destination then, and would do so just the same if only the network had broken and the "
-        "source lived, which makes two. proxyd cannot tell one from the other, and without the vmdesc it cannot prove "
-        "where a section ends ([decision 2](decisions/0002-hold-until-the-vmdesc.md)), so it leaves the guest to its "
-        "source"
-    ),
-}
+ACCEPTED: dict[tuple[str, str], str] = dict.fromkeys(
+    (("source: gone with its host", "vmdesc"), ("source: kill -9", "vmdesc"), ("source: SIGSTOP, kill -9", "vmdesc")),
+    "the source dies with the vmdesc half sent, and the destination was started without -S. QEMU alone runs "
+    "the guest at the destination then, and would do so just the same if only the network had broken and the "
+    "source lived, which makes two. proxyd cannot tell one from the other, and without the vmdesc it cannot prove "
+    "where a section ends ([decision 2](decisions/0002-hold-until-the-vmdesc.md)), so it leaves the guest to its "
+    "source",
+)
 """(fault, phase) in which proxyd does lose a guest that QEMU alone would have kept, with the reason."""
 
 
