@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = commands.add_parser("run", help="try all faults")
     which = run.add_mutually_exclusive_group(required=True)
     which.add_argument("--memory", action="store_true", help="every byte, in memory: about ten minutes of one core")
-    which.add_argument("--qemu", action="store_true", help="real QEMUs: an hour, of which most is waiting")
+    which.add_argument("--qemu", action="store_true", help="real QEMUs: 20 to 60 minutes, by the machine")
     which.add_argument("--all", action="store_true", help="both")
     run.add_argument("--out", type=Path, default=RESULTS, help="directory for the results (default: %(default)s)")
     run.add_argument("--stride", type=int, default=1, help="in memory: only every so many bytes")
