@@ -80,10 +80,15 @@ class MultifdInit:
         :raises SchemaMismatch: another magic or version.
         """
         magic, version, uuid, number = _MULTIFD_INIT.unpack_from(first)
-        if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
-            raise SchemaMismatch(
-                f"multifd channel: magic {MULTIFD_MAGIC.hex()} and version {MULTIFD_VERSION} expected, "
-                f"found {magic.hex()} and {version}",
-                0,
-            )
+        check_multifd("channel", magic, version, 0)
         return cls(uuid, number)
+
+
+def check_multifd(what: str, magic: bytes, version: int, offset: int) -> None:
+    """What a multifd channel, and each of its packets, begins with. Raises :class:`SchemaMismatch` on any other."""
+    if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
+        raise SchemaMismatch(
+            f"multifd {what}: magic {MULTIFD_MAGIC.hex()} and version {MULTIFD_VERSION} expected, "
+            f"found {magic.hex()} and {version}",
+            offset,
+        )

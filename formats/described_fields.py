@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from formats.errors import SchemaMismatch
-from formats.vmdesc import Size
+from formats.vmdesc import Field, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +41,7 @@ class _Struct(msgspec.Struct, frozen=True):
     fields: tuple[_Field, ...] = ()
 
 
-class _Field(msgspec.Struct, frozen=True):
-    name: str
-    size: Size
-    array_len: Size | None = None
+class _Field(Field, frozen=True):
     struct: _Struct | None = None
 
 
@@ -67,11 +63,7 @@ def described_structs(vmdesc: bytes | memoryview) -> Iterator[tuple[DescribedStr
 
     :raises SchemaMismatch: the JSON is not what QEMU writes.
     """
-    try:
-        description = _DECODER.decode(vmdesc)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SchemaMismatch(f"vmdesc: expected QEMU's JSON description, found: {error}") from error
-    for device in description.devices:
+    for device in decode(_DECODER, vmdesc).devices:
         yield tuple(_structs(device.vmsd_name or device.name, device.fields))
 
 
@@ -86,5 +78,5 @@ def _structs(name: str, fields: tuple[_Field, ...]) -> Iterator[DescribedStruct]
                 plain.setdefault(field.name, (offset, field.size))
                 if field.struct is not None:
                     pending.append((field.struct.vmsd_name or field.name, field.struct.fields, offset))
-            offset += field.size * (1 if field.array_len is None else field.array_len)
+            offset += field.total_size
         yield DescribedStruct(name, plain)

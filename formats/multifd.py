@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from formats.channel import MULTIFD_VERSION
+from formats.channel import check_multifd
 from formats.errors import SchemaMismatch
-from formats.savevm import MULTIFD_MAGIC
 
 # MULTIFD_PACKET_SIZE: what one packet's pages take at most, uncompressed.
 PACKET_BYTES: Final = 512 << 10
@@ -100,6 +99,7 @@ class MultifdReader:
     def __init__(self, page_size: int) -> None:
         self.payload_left = 0
         self._page_size = page_size
+        self._room = PACKET_BYTES // page_size  # offsets in a header
         self._head = bytearray()
         self._wanted = _HEADER.size
         self._offset = 0  # in the channel, behind the greeting
@@ -137,15 +137,8 @@ class MultifdReader:
     def _header_ends(self) -> MultifdPacket | None:
         magic, version, flags = _HEADER.unpack_from(self._head)
         if len(self._head) == _HEADER.size:
-            if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
-                raise self._mismatch(
-                    f"magic {MULTIFD_MAGIC.hex()} and version {MULTIFD_VERSION} expected, found {magic.hex()} "
-                    f"and {version}"
-                )
-            if flags & _DEVICE_STATE_FLAG:
-                self._wanted += _DEVICE_STATE.size
-            else:
-                self._wanted += _MEMORY.size + 8 * (PACKET_BYTES // self._page_size)
+            check_multifd("packet", magic, version, self._offset - len(self._head))
+            self._wanted += _DEVICE_STATE.size if flags & _DEVICE_STATE_FLAG else _MEMORY.size + 8 * self._room
             return None
         packet = self._device_state() if flags & _DEVICE_STATE_FLAG else self._memory(flags)
         self.payload_left = packet.payload_bytes
@@ -164,11 +157,10 @@ class MultifdReader:
         if compression is None:
             raise self._mismatch(f"one compression expected, found flags {flags:#x}")
         pages_alloc, normal, size, _, zero, _ = _MEMORY.unpack_from(self._head, _HEADER.size)
-        room = PACKET_BYTES // self._page_size
         # Without pages QEMU reads nothing; before 9.0 the size of the last packet is left standing in such a one.
         packed = size if normal else 0
         payload = normal * self._page_size if compression is Compression.NONE else packed
-        offsets = struct.unpack_from(f">{min(normal + zero, room)}Q", self._head, _HEADER.size + _MEMORY.size)
+        offsets = struct.unpack_from(f">{min(normal + zero, self._room)}Q", self._head, _HEADER.size + _MEMORY.size)
         return MemoryPacket(compression, self._page_size, pages_alloc, normal, zero, size, offsets, payload)
 
     def _mismatch(self, text: str) -> SchemaMismatch:

@@ -11,7 +11,7 @@ bytes really written, so the JSON is enough to find the end of every section. Tw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from formats.errors import SchemaMismatch
 # A negative number in the JSON would make a section end before it starts, and one of a hundred digits would end up in
 # a message. No device writes a terabyte.
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+
+T = TypeVar("T")
 
 # 05, the length of the name, be32 version.
 _SUBSECTION_HEADER_BYTES: Final = 1 + 1 + 4
@@ -94,8 +96,13 @@ _DECODER = msgspec.json.Decoder(VmDescription)
 
 def parse_vmdesc(data: bytes | bytearray | memoryview) -> VmDescription:
     """Decode the JSON. Raises :class:`SchemaMismatch` if it is not what QEMU writes."""
+    return decode(_DECODER, data)
+
+
+def decode(decoder: msgspec.json.Decoder[T], data: bytes | bytearray | memoryview) -> T:
+    """Decode the JSON, or as much of it as ``decoder`` wants. Raises :class:`SchemaMismatch` if QEMU wrote it not."""
     try:
-        return _DECODER.decode(data)
+        return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SchemaMismatch(f"vmdesc: expected QEMU's JSON description, found: {error}") from error
 

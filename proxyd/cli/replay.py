@@ -83,9 +83,9 @@ def _difference(recorded: Recorded, replayed: Replayed) -> str | None:
     if replayed.after == recorded.after:
         return None
     facts = recorded.facts
-    if not recorded.after and facts.denied:
-        return None  # the firewall is not what is replayed
     if not recorded.after:
+        if facts.denied:
+            return None  # the firewall is not what is replayed
         return f"nothing was released then ({facts.outcome}: {facts.reason}), and it would be now"
     if not replayed.after:
         if was_forced(recorded):

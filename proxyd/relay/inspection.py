@@ -29,10 +29,8 @@ class Inspection:
     """
 
     def __init__(self, policy: FirewallPolicy, page_size: int, found: Callable[[Finding], None]) -> None:
-        self._firewall = Firewall(policy)
+        self._firewall = Firewall(policy, found)
         self._reader = MultifdReader(page_size)
-        self._found = found
-        self._told = 0
         self._lost = False
 
     @property
@@ -55,13 +53,8 @@ class Inspection:
         if self._lost:
             return
         try:
-            try:
-                for packet in self._reader.feed(data):
-                    self._firewall.packet(packet)
-            except SchemaMismatch as error:
-                self._lost = True
-                self._firewall.no_packet(error)
-        finally:
-            for finding in self._firewall.findings[self._told :]:
-                self._found(finding)
-            self._told = len(self._firewall.findings)
+            for packet in self._reader.feed(data):
+                self._firewall.packet(packet)
+        except SchemaMismatch as error:
+            self._lost = True
+            self._firewall.no_packet(error)

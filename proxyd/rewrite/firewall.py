@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
@@ -116,11 +116,14 @@ class Firewall:
     """Holds one channel to a policy; ``findings`` are the first :data:`MAX_FINDINGS`.
 
     In mode ``deny`` every method raises :class:`RewriteRefused` if it finds something.
+
+    :param found: hears of each of ``findings``, before it refuses anything.
     """
 
-    def __init__(self, policy: FirewallPolicy) -> None:
+    def __init__(self, policy: FirewallPolicy, found: Callable[[Finding], object] = lambda _finding: None) -> None:
         self.findings: list[Finding] = []
         self._policy = policy
+        self._tell = found
         self._seen: Counter[str] = Counter()
 
     @property
@@ -204,6 +207,7 @@ class Firewall:
         finding = Finding(rule, text)
         if len(self.findings) < MAX_FINDINGS:
             self.findings.append(finding)
+            self._tell(finding)
         if self.denies:
             raise RewriteRefused(f"firewall: {finding}")
 

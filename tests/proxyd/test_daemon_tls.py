@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from pathlib import Path
 
 import trio
 
 from tests.certificates import make_certificate, make_directory
-from tests.proxyd.relay.wires import a_door, read_exactly
+from tests.proxyd.relay.wires import a_door, a_tls_client, read_exactly
 from tests.proxyd.test_daemon import route, running, text
-
-
-def _connected(pki: Path, port: int) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(pki / "ca-cert.pem")
-    context.load_cert_chain(pki / "client-cert.pem", pki / "client-key.pem")
-    plain = socket.create_connection(("127.0.0.1", port), timeout=30)
-    return context.wrap_socket(plain, server_hostname="localhost")
 
 
 async def test_new_certificates_come_with_a_reload(tmp_path: Path) -> None:
@@ -27,12 +17,12 @@ async def test_new_certificates_come_with_a_reload(tmp_path: Path) -> None:
     content = text(route("lab", 1, more=f'[route.tls]\nsource = "{pki}"\n'))
     async with a_door() as door, running(path, content.replace('127.0.0.1:1"', f'127.0.0.1:{door.port}"')) as it:
         port = it.daemon.listening.routes["lab"].port
-        before = await trio.to_thread.run_sync(_connected, pki, port)
+        before = await trio.to_thread.run_sync(a_tls_client, pki, port)
         make_certificate(pki, "server")
-        still = await trio.to_thread.run_sync(_connected, pki, port)
+        still = await trio.to_thread.run_sync(a_tls_client, pki, port)
         assert still.getpeercert() == before.getpeercert()
         assert await it.daemon.reload()
-        after = await trio.to_thread.run_sync(_connected, pki, port)
+        after = await trio.to_thread.run_sync(a_tls_client, pki, port)
         assert after.getpeercert() != before.getpeercert()
         # Who was connected before goes on with what it has.
         await trio.to_thread.run_sync(before.sendall, b"QEVM/")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from proxyd.tls import ServerTls, server_tls
 from tests.certificates import make_directory
 from tests.proxyd.relay.port_bench import Bench, a_bench
 from tests.proxyd.relay.stage import a_route
-from tests.proxyd.relay.wires import read_exactly, read_to_rst, reset
+from tests.proxyd.relay.wires import a_tls_client, read_exactly, read_to_rst, reset
 
 
 async def test_those_that_say_nothing_take_no_place_of_a_migration() -> None:
@@ -71,19 +69,11 @@ def a_tls_bench(pki: Path, *, header_s: float = 30, silent_limit: int = 64) -> A
     )
 
 
-def a_client(pki: Path, port: int) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(pki / "ca-cert.pem")
-    context.load_cert_chain(pki / "client-cert.pem", pki / "client-key.pem")
-    plain = socket.create_connection(("127.0.0.1", port), timeout=30)
-    return context.wrap_socket(plain, server_hostname="localhost")
-
-
 async def test_who_does_not_shake_hands_is_displaced_by_who_does(pki: Path) -> None:
     async with a_tls_bench(pki, silent_limit=1) as bench:
         silent = await bench.source()
         await bench.strangers(1)
-        good = await trio.to_thread.run_sync(a_client, pki, bench.port.address.port)
+        good = await trio.to_thread.run_sync(a_tls_client, pki, bench.port.address.port)
         assert await read_to_rst(silent) == b""
         await bench.outcome("too_many_connections")
         await trio.to_thread.run_sync(good.sendall, b"QEVM/")
@@ -112,7 +102,7 @@ async def test_a_handshake_that_ends_when_its_place_is_gone(pki: Path, monkeypat
 
     monkeypatch.setattr("proxyd.relay.listener.accept_tls", accept)
     async with a_tls_bench(pki, silent_limit=1) as bench:
-        first = await trio.to_thread.run_sync(a_client, pki, bench.port.address.port)
+        first = await trio.to_thread.run_sync(a_tls_client, pki, bench.port.address.port)
         await shaking.wait()
         second = await bench.source()
         await bench.displaced(1)
