@@ -22,6 +22,9 @@ from tests.proxyd.relay.stage import SHUT_0
 SECONDS = 60
 """Longest wait for anything."""
 
+END_S = 10
+"""How long a process may take to drain at the end of a test; its migrations have lost both their ends."""
+
 HEAD = b.MAGIC + b.configuration() + b.OPEN_RETURN_PATH + b.ram()
 WIRE = HEAD + b.tail([b.Device(b"0000:00:02.0/virtio-gpu", b"state" * 1000)])
 
@@ -139,14 +142,29 @@ class Machine:
             return str(answer.read().decode())
 
     def close(self) -> None:
+        """Nothing of it is left. What can end by itself does: what a killed process has covered is not counted."""
         for sock in self._open:
             sock.close()
         self.destination.close()
         for pid in self.pids:
             with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        end = time.monotonic() + END_S
+        while any(runs(pid) for pid in self.pids) and time.monotonic() < end:
+            time.sleep(0.01)
+        for pid in self.pids:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
+
+
+def runs(pid: int) -> bool:
+    """Whether the process has not ended; it may be nobody's child that waits for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def read_exactly(sock: socket.socket, count: int) -> bytes:

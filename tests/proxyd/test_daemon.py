@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -101,10 +101,13 @@ def a_snapshot(path: Path, content: str) -> Snapshot:
 
 
 @asynccontextmanager
-async def running(path: Path, content: str, watchdog_s: float | None = None) -> AsyncIterator[Running]:
+async def running(
+    path: Path, content: str, watchdog_s: float | None = None, command: Sequence[str] = ()
+) -> AsyncIterator[Running]:
     journal, told = a_journal()
     notifier = RecordingNotifier(watchdog_s)
-    daemon = Daemon(a_snapshot(path, content), notifier, journal, lambda _route: ScriptedRewriter())
+    snapshot = a_snapshot(path, content)
+    daemon = Daemon(snapshot, notifier, journal, lambda _route: ScriptedRewriter(), command=command)
     await daemon.open()
     it = Running(daemon, path, notifier, told)
     async with trio.open_nursery() as nursery:
