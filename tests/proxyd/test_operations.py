@@ -112,6 +112,22 @@ async def test_wrong_arguments_are_named(command: str, arguments: dict[str, Any]
         assert await refusal(it, command, **arguments) == (ErrorKind.BAD_INPUT, says)
 
 
+async def test_an_upgrade_that_fails_is_a_refusal(path: Path) -> None:
+    async with a_door() as door, running(path, text(route("lab", door)), command=["/nowhere/proxyd"]) as it:
+        kind, says = await refusal(it, "upgrade")
+        assert kind is ErrorKind.REFUSED
+        assert says == "nothing changed: cannot start /nowhere/proxyd: No such file or directory"
+
+
+async def test_an_upgrade_by_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def upgrade() -> int:
+        return 4711
+
+    async with a_door() as door, running(path, text(route("lab", door))) as it:
+        monkeypatch.setattr(it.daemon, "upgrade", upgrade)
+        assert await perform(it, "upgrade") == {"process": 4711, "connections": 0}
+
+
 async def test_a_reload_by_command(path: Path) -> None:
     async with a_door() as door, running(path, text(route("lab", door))) as it:
         path.write_text(text(route("lab", door), route("more", door)))
